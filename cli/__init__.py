@@ -1,0 +1,1 @@
+"""The `piropiro` command: composition of the other packages into processes."""

@@ -1,0 +1,66 @@
+"""What is checked before a process starts: its settings, and that Redis answers."""
+
+import asyncio
+
+from redis.exceptions import RedisError
+
+from cli.failure import StartFailed
+from shared.connect import connect
+from shared.settings import InvalidSettings, Settings
+
+PING_TIMEOUT = 2.0
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        StartFailed: with exit status 2, naming each bad variable.
+    """
+    try:
+        return Settings.from_env()
+    except InvalidSettings as error:
+        raise StartFailed(str(error), exit_status=2) from None
+
+
+def check_redis(settings: Settings) -> None:
+    """Ping Redis once.
+
+    Raises:
+        StartFailed: it cannot be reached or refuses us; the line never holds the URL's password.
+    """
+    try:
+        asyncio.run(_ping(settings))
+    except ValueError:
+        # Its text would quote the part it could not read, which may be part of a password.
+        raise StartFailed(
+            "bad setting: REDIS_URL: cannot be parsed, expected redis://user:password@host:port/db"
+            " with special characters percent-encoded",
+            exit_status=2,
+        ) from None
+    except (RedisError, OSError) as error:
+        raise StartFailed(
+            f"cannot reach Redis at {without_password(settings.redis_url)} ({_reason(error)}):"
+            " start one, set REDIS_URL, or run `piropiro up` without REDIS_URL, which brings its own"
+        ) from None
+
+
+def without_password(url: str) -> str:
+    """The URL without user, password and query (which may hold a password too), even of a malformed URL."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+async def _ping(settings: Settings) -> None:
+    client = connect(settings.redis_url)
+    try:
+        async with asyncio.timeout(PING_TIMEOUT):
+            await client.ping()
+    finally:
+        await client.aclose()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer in {PING_TIMEOUT:g} s"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

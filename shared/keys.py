@@ -1,0 +1,47 @@
+"""The names of everything Piropiro keeps in Redis.
+
+A chat's own keys carry its id in a hash tag, so that they share a Redis Cluster slot. The indexes below are one per
+deployment; arq's own keys (`arq:job:…`) are named in `shared.queue`.
+"""
+
+import hashlib
+
+WAITING = "piropiro:waiting"
+"""Sorted set of the job ids that no worker has claimed yet, by the time the chat was created (µs)."""
+
+RUNNING = "piropiro:running"
+"""Hash chat id → worker id of the chats that a worker has claimed and nobody has sealed."""
+
+WORKERS = "piropiro:workers"
+"""Sorted set of worker ids by the time of their last heartbeat (ms, Redis's clock)."""
+
+DOORBELL = "piropiro:doorbell"
+"""List of job ids: pushing one wakes exactly one idle worker."""
+
+QUEUE = "piropiro:queue"
+"""arq's sorted set of jobs, running ones included."""
+
+
+def record(chat_id: str) -> str:
+    """The hash with what is known of a chat beside its log."""
+    return f"piropiro:{{{chat_id}}}:chat"
+
+
+def log(chat_id: str) -> str:
+    """The chat's stream; its entries are published on the channel of the same name."""
+    return f"piropiro:{{{chat_id}}}:log"
+
+
+def readers(chat_id: str) -> str:
+    """Sorted set of the API replicas that have a reader of this chat (`X-Piropiro-On-Disconnect: cancel` only)."""
+    return f"piropiro:{{{chat_id}}}:readers"
+
+
+def idempotency(key: str) -> str:
+    """The string that maps a client's `Idempotency-Key` to its chat; hashed, because clients choose its length."""
+    return f"piropiro:idempotency:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def worker_channel(worker_id: str) -> str:
+    """The channel on which a worker hears which of its chats somebody else sealed."""
+    return f"piropiro:worker:{worker_id}"

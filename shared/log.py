@@ -1,0 +1,406 @@
+"""The chat's log: one Redis stream per chat whose entry ids are chosen by the writer.
+
+The theory, once
+================
+
+    0-1                accepted: written together with the record (shared.queue)
+    <attempt>-0        the attempt begins: `started`, or `restart` if it supersedes chunks
+    <attempt>-<seq>    the seq-th chunk of that attempt, from 1, without holes
+    TERMINAL           done, error or cancelled, at the largest id there is
+
+Redis refuses an XADD whose id is not above the stream's top. So order, attempt and position are one number, and three
+things follow from it: what a presumed-dead worker still writes (`1-38` below a `2-0`) is refused, the same entry sent
+twice is refused, and nothing can follow the terminal entry, so that exactly one of two racing terminal entries wins.
+
+An id names no owner, though, and two attempts of one number would share ids; and after a failover the top can lie
+*below* what the writer was told is stored, where XADD would happily leave a hole. So all writing goes through the
+scripts below, which also check that the record's claim token is the writer's and that the top is the batch's
+predecessor. Every script is atomic and idempotent: sent again after a lost reply, it changes nothing and answers the
+same, or tells the writer from where to go on. Hence:
+
+* at any time at most one token can append, and claiming replaces it: the later claim wins, the earlier is fenced;
+* a log is a sequence without holes, up to its top, always;
+* status, owner and retention change in the same script as the log, so they never disagree with it.
+
+Publication: each script publishes what it appended on the channel named like the log, as
+
+    <predecessor id> <first id> <length>,<length>,…\\n<values, concatenated>
+
+A reader whose top is the predecessor has missed nothing; any other reader reads the stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+from shared import events, keys
+from shared.chat import Chat
+from shared.cursor import START, TERMINAL, EntryId
+from shared.events import Entry
+
+FIELD = b"e"
+"""The one field of every stream entry."""
+
+LUA_PRELUDE = """
+local TERMINAL = '18446744073709551615-18446744073709551615'
+local STATUS = {D = 'done', E = 'failed', X = 'cancelled'}
+
+local function now_us()
+  local t = redis.call('TIME')
+  return string.format('%.0f', t[1] * 1000000 + t[2])
+end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
+end
+
+-- The id and value of the log's last entry; nil for a log that is gone.
+local function top_of(log)
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if last then return last[1], last[2][2] end
+end
+
+local function publish(log, predecessor, first, values)
+  local lengths = {}
+  for i = 1, #values do lengths[i] = #values[i] end
+  redis.call('PUBLISH', log,
+    predecessor .. ' ' .. first .. ' ' .. table.concat(lengths, ',') .. '\\n' .. table.concat(values))
+end
+
+-- Make `value` the terminal entry; the caller publishes it. The record's idempotency key lives as long as the record,
+-- and is known only from it.
+local function seal(record, log, running, waiting, chat, value, retention)
+  redis.call('XADD', log, TERMINAL, 'e', value)
+  redis.call('HSET', record, 'status', STATUS[string.sub(value, 1, 1)], 'finished', now_ms())
+  redis.call('HDEL', running, chat)
+  local attempt = redis.call('HGET', record, 'attempt')
+  redis.call('ZREM', waiting, chat .. ':' .. string.format('%.0f', attempt + 1))
+  redis.call('PEXPIRE', record, retention)
+  redis.call('PEXPIRE', log, retention)
+  local idempotency = redis.call('HGET', record, 'idempotency')
+  if idempotency then redis.call('PEXPIRE', idempotency, retention) end
+end
+"""
+
+CLAIM = (
+    LUA_PRELUDE
+    + """
+local record, log, running, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local chat, token, worker, previous, reason, failed = unpack(ARGV)
+local top, terminal = top_of(log)
+if not top then return {'gone'} end
+if top == TERMINAL then return {'sealed', terminal} end
+local fields = redis.call('HMGET', record, 'token', 'attempt', 'on_worker_loss', 'model', 'request')
+local owner, attempt, on_worker_loss, model, request = unpack(fields)
+attempt = tonumber(attempt)
+if owner ~= token then
+  if previous ~= '' and owner ~= previous then return {'fenced'} end
+  -- Entries that are neither 0-1 nor the beginning of an attempt are chunks.
+  local has_chunks = redis.call('XLEN', log) > attempt + 1
+  local begin = 'S' .. cjson.encode({model = model, token = token})
+  if has_chunks and on_worker_loss ~= 'continue' then
+    begin = 'R' .. cjson.encode({reason = reason, token = token})
+  end
+  redis.call('ZREM', waiting, chat .. ':' .. (attempt + 1))
+  redis.call('HSETNX', record, 'started', now_ms())
+  redis.call('HSET', record, 'token', token, 'attempt', attempt + 1, 'worker', worker, 'status', 'running')
+  redis.call('HINCRBY', record, 'failures', failed)
+  redis.call('HSET', running, chat, worker)
+  if has_chunks and on_worker_loss == 'fail' then
+    -- The caller owns the chat, to seal it: no attempt begins.
+    redis.call('HSET', record, 'attempt', attempt)
+    return {'refused', reason}
+  end
+  attempt = attempt + 1
+  redis.call('XADD', log, attempt .. '-0', 'e', begin)
+  publish(log, top, attempt .. '-0', {begin})
+end
+local continues = redis.call('XLEN', log) > attempt + 1 and on_worker_loss == 'continue'
+local timing = redis.call('HMGET', record, 'started', 'failures')
+return {'claimed', attempt, now_ms() - timing[1], tonumber(timing[2]), request, continues and 1 or 0}
+"""
+)
+
+APPEND = (
+    LUA_PRELUDE
+    + """
+local record, log = KEYS[1], KEYS[2]
+local token, predecessor, attempt, seq = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local terminal, chat, retention = ARGV[5], ARGV[6], ARGV[7]
+local top, value = top_of(log)
+if not top then return {'gone'} end
+if top == TERMINAL then return {'sealed', value} end
+if redis.call('HGET', record, 'token') ~= token then return {'fenced'} end
+if top ~= predecessor then return {'behind', top} end
+local values = {}
+for i = 8, #ARGV do
+  redis.call('XADD', log, attempt .. '-' .. string.format('%.0f', seq + i - 8), 'e', ARGV[i])
+  values[#values + 1] = ARGV[i]
+end
+local first = #values > 0 and (attempt .. '-' .. ARGV[4]) or TERMINAL
+if terminal ~= '' then
+  seal(record, log, KEYS[3], KEYS[4], chat, terminal, retention)
+  values[#values + 1] = terminal
+end
+publish(log, predecessor, first, values)
+if terminal ~= '' then return {'sealed', terminal} end
+return {'appended'}
+"""
+)
+
+SEAL = (
+    LUA_PRELUDE
+    + """
+local record, log, running, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local chat, value, retention, only_token, only_status = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local top, terminal = top_of(log)
+if not top then return {'gone'} end
+if top == TERMINAL then return {'sealed', terminal} end
+local fields = redis.call('HMGET', record, 'token', 'status', 'worker')
+if only_token ~= '' and fields[1] ~= only_token then return {'fenced'} end
+if only_status ~= '' and fields[2] ~= only_status then return {'fenced'} end
+seal(record, log, running, waiting, chat, value, retention)
+publish(log, top, TERMINAL, {value})
+if fields[3] then redis.call('PUBLISH', 'piropiro:worker:' .. fields[3], chat) end
+return {'sealed', value}
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The attempt is the caller's, until a later claim.
+
+    `elapsed_ms` is the time since the chat's first attempt began; `failures` counts the failed attempts before this;
+    `continues` says that the chunks of earlier attempts stand, and that this one is to go on after them.
+    """
+
+    attempt: int
+    elapsed_ms: int
+    failures: int
+    request: bytes
+    continues: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No attempt begins, because chunks exist and the chat's choice is `fail`; the caller's token may seal it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The whole batch is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Nothing was stored: the log's top is `top`, not the batch's predecessor. Send what follows `top`."""
+
+    top: EntryId
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The log has ended with `terminal` (an entry's value), be it the caller's or another's."""
+
+    terminal: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The chat is not the caller's (any more); nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The log does not exist: never created, or past its retention. Nothing was stored or resurrected."""
+
+
+AppendResult = Appended | Behind | Sealed | Fenced | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Chunks `first_seq`, `first_seq + 1`, … of an attempt, then perhaps the terminal entry."""
+
+    chat_id: str
+    token: str
+    attempt: int
+    first_seq: int
+    values: Sequence[bytes]
+    terminal: bytes | None = None
+
+    @property
+    def predecessor(self) -> EntryId:
+        return EntryId(self.attempt, self.first_seq - 1)
+
+
+class ChatLog:
+    """Reads and writes logs. Holds no state but the connection pool it is given and the retention (seconds)."""
+
+    def __init__(self, redis: Redis, retention: float) -> None:
+        self._redis = redis
+        self._retention_ms = int(retention * 1000)
+        self._claim = redis.register_script(CLAIM)
+        self._append = redis.register_script(APPEND)
+        self._seal = redis.register_script(SEAL)
+
+    async def claim(
+        self, chat_id: str, *, token: str, worker_id: str, reason: str, previous: str | None = None, failed: bool = False
+    ) -> Claimed | Refused | Sealed | Fenced | Gone:
+        """Begin the chat's next attempt with a fresh `token`.
+
+        `previous` makes the claim conditional on the token it replaces; `failed` counts the attempt before as failed;
+        `reason` is what a `restart` entry says.
+        """
+        reply = await self._claim(
+            keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING],
+            args=[chat_id, token, worker_id, previous or "", reason, int(failed)],
+        )
+        match reply[0]:
+            case b"claimed":
+                _, attempt, elapsed_ms, failures, request, continues = reply
+                return Claimed(attempt, elapsed_ms, failures, request, bool(continues))
+            case b"refused":
+                return Refused()
+            case _:
+                return _refusal(reply)
+
+    async def append(self, batches: Sequence[Batch]) -> list[AppendResult | RedisError]:
+        """Append each batch to its log, all in one round trip; atomic per batch, results in the same order.
+
+        A batch that the server refused for a reason of its own (out of memory, read-only replica) has that error as
+        its result.
+
+        Raises:
+            RedisError, OSError: the connection failed; any of the batches may have been stored. Send them again.
+        """
+        results = await self._append_once(batches)
+        if any(isinstance(result, NoScriptError) for result in results):
+            await self._redis.script_load(APPEND)
+            results = await self._append_once(batches)
+        return results
+
+    async def _append_once(self, batches: Sequence[Batch]) -> list[AppendResult | RedisError]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for batch in batches:
+                chat_keys = [keys.record(batch.chat_id), keys.log(batch.chat_id)]
+                if batch.terminal is not None:
+                    chat_keys += [keys.RUNNING, keys.WAITING]
+                pipe.evalsha(
+                    self._append.sha,
+                    len(chat_keys),
+                    *chat_keys,
+                    batch.token,
+                    str(batch.predecessor),
+                    batch.attempt,
+                    batch.first_seq,
+                    batch.terminal or b"",
+                    batch.chat_id,
+                    self._retention_ms,
+                    *batch.values,
+                )
+            replies = await pipe.execute(raise_on_error=False)
+        return [reply if isinstance(reply, RedisError) else _append_result(reply) for reply in replies]
+
+    async def seal(
+        self, chat_id: str, terminal: bytes, *, only_token: str | None = None, only_status: str | None = None
+    ) -> Sealed | Fenced | Gone:
+        """End the chat with `terminal` now, whoever is writing; the answer holds the terminal entry that won.
+
+        With `only_token` or `only_status` it does so only if the record still has that token or status, and answers
+        `Fenced` otherwise.
+        """
+        reply = await self._seal(
+            keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING],
+            args=[chat_id, terminal, self._retention_ms, only_token or "", only_status or ""],
+        )
+        return _refusal(reply)
+
+    async def read(self, chat_id: str, after: EntryId, count: int) -> list[Entry]:
+        """The first `count` entries above `after`, in order; empty if there are none (or no log)."""
+        if after == TERMINAL:
+            return []
+        rows = await self._redis.xrange(keys.log(chat_id), f"({after}" if after > START else "-", "+", count)
+        return [_entry(row) for row in rows]
+
+    async def top(self, chat_id: str) -> EntryId | None:
+        """The id of the last entry, or None for a log that does not exist."""
+        rows = await self._redis.xrevrange(keys.log(chat_id), count=1)
+        return _entry(rows[0]).id if rows else None
+
+    async def look_up(self, chat_id: str, at: EntryId) -> tuple[Chat | None, bool]:
+        """The chat's record, and whether `at` names an entry of its log; of one moment."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(keys.record(chat_id))
+            pipe.xrange(keys.log(chat_id), str(at), str(at), 1)
+            fields, rows = await pipe.execute()
+        return (Chat.from_record(chat_id, fields) if fields else None), bool(rows)
+
+    async def snapshot(self, chat_id: str) -> tuple[Chat, list[Entry]] | None:
+        """The chat's record and its whole log, of one moment; None if there is no such chat."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(keys.record(chat_id))
+            pipe.xrange(keys.log(chat_id))
+            fields, rows = await pipe.execute()
+        if not fields:
+            return None
+        return Chat.from_record(chat_id, fields), [_entry(row) for row in rows]
+
+    async def owners(self, chat_ids: Sequence[str]) -> list[bytes | None]:
+        """The claim token of each chat that still runs; None for one that has ended or is gone."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for chat_id in chat_ids:
+                pipe.hmget(keys.record(chat_id), "token", "status")
+            rows = await pipe.execute()
+        return [token if status == b"running" else None for token, status in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What one script appended: contiguous entries, the first of which follows `predecessor`."""
+
+    predecessor: EntryId
+    entries: list[Entry]
+
+    @classmethod
+    def parse(cls, payload: bytes) -> "Publication":
+        """Parse what the scripts publish; the input is trusted."""
+        header, _, body = payload.partition(b"\n")
+        predecessor, first, lengths = header.split(b" ")
+        attempt, seq = EntryId.parse(first)
+        entries, position = list[Entry](), 0
+        for offset, length in enumerate(lengths.split(b",")):
+            value = body[position : position + int(length)]
+            position += int(length)
+            is_terminal = value[:1] in events.TERMINAL_KINDS
+            entries.append(Entry(TERMINAL if is_terminal else EntryId(attempt, seq + offset), value))
+        return cls(EntryId.parse(predecessor), entries)
+
+
+def _append_result(reply: list[bytes]) -> AppendResult:
+    match reply[0]:
+        case b"appended":
+            return Appended()
+        case b"behind":
+            return Behind(EntryId.parse(reply[1]))
+        case _:
+            return _refusal(reply)
+
+
+def _refusal(reply: list[bytes]) -> Sealed | Fenced | Gone:
+    match reply[0]:
+        case b"sealed":
+            return Sealed(reply[1])
+        case b"fenced":
+            return Fenced()
+        case _:
+            return Gone()
+
+
+def _entry(row: tuple[bytes, dict[bytes, bytes]]) -> Entry:
+    entry_id, fields = row
+    return Entry(EntryId.parse(entry_id), fields[FIELD])

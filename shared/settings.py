@@ -1,0 +1,71 @@
+"""Every setting, its environment variable, default and bounds; read once per process, at its start."""
+
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class InvalidSettings(Exception):
+    """A setting is missing or malformed; the message names the variable and what it must be."""
+
+
+class Settings(BaseSettings):
+    """The process's settings, immutable. Times are in seconds, sizes in bytes.
+
+    Build it with `Settings.from_env()`, which turns a bad value into one line that names it.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias=AliasChoices("REDIS_URL"))
+    openai_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("OPENAI_API_KEY"))
+    openai_base_url: str | None = Field(None, validation_alias=AliasChoices("OPENAI_BASE_URL"))
+
+    model: str = Field("gpt-4o-mini", min_length=1, validation_alias=AliasChoices("PIROPIRO_MODEL"))
+    max_jobs: int = Field(200, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_JOBS"))
+    retention: Seconds = Field(3600, validation_alias=AliasChoices("PIROPIRO_RETENTION"))
+    keepalive: Seconds = Field(15, validation_alias=AliasChoices("PIROPIRO_KEEPALIVE"))
+    max_body: int = Field(1_048_576, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_BODY"))
+    max_queue: int = Field(1000, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_QUEUE"))
+    max_attempts: int = Field(3, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_ATTEMPTS"))
+    max_output: int = Field(4_194_304, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_OUTPUT"))
+    lease: Seconds = Field(3, validation_alias=AliasChoices("PIROPIRO_LEASE"))
+    stall_timeout: Seconds = Field(60, validation_alias=AliasChoices("PIROPIRO_STALL_TIMEOUT"))
+    job_timeout: Seconds = Field(600, validation_alias=AliasChoices("PIROPIRO_JOB_TIMEOUT"))
+    queue_timeout: Seconds = Field(300, validation_alias=AliasChoices("PIROPIRO_QUEUE_TIMEOUT"))
+    drain: float = Field(30, ge=0, allow_inf_nan=False, validation_alias=AliasChoices("PIROPIRO_DRAIN"))
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        if urlsplit(url).scheme not in REDIS_SCHEMES:
+            raise ValueError(f"must begin with one of {', '.join(s + '://' for s in REDIS_SCHEMES)}")
+        return url
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _http(cls, url: str | None) -> str | None:
+        if url is not None and urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError("must begin with http:// or https://")
+        return url
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment.
+
+        Raises:
+            InvalidSettings: one line that names each bad variable.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            problems = (
+                f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+            )
+            raise InvalidSettings("bad setting: " + "; ".join(problems)) from None

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible upstream over HTTP whose pace, answers and faults a request can script."""

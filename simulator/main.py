@@ -1,0 +1,106 @@
+"""The simulator as a server: puts its endpoints together and runs them.
+
+Beside OpenAI's endpoints: `GET /simulator/requests` lists the last requests (journal.Record) for tests to
+look at, `DELETE` forgets them; `GET /healthz` answers once the server is up. What a request can script is
+described in `simulator/script.py`.
+"""
+
+import copy
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from uvicorn.config import LOGGING_CONFIG
+
+from simulator.completions import CompletionsEndpoint, require_key
+from simulator.errors import ApiError
+from simulator.journal import Journal
+from simulator.question import unknown_model
+
+MODELS = ("gpt-4o-mini", "gpt-4o", "simulator")
+_CREATED = 1_735_689_600
+
+
+def create_app() -> Starlette:
+    """A fresh simulator with an empty journal."""
+    journal = Journal()
+
+    async def read_requests(_: Request) -> Response:
+        return Response(journal.encode(), media_type="application/json")
+
+    async def clear_requests(_: Request) -> Response:
+        journal.clear()
+        return Response(status_code=204)
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", CompletionsEndpoint(journal), methods=["POST"]),
+            Route("/v1/models", list_models),
+            Route("/v1/models/{model:path}", retrieve_model),
+            Route("/simulator/requests", read_requests, methods=["GET"]),
+            Route("/simulator/requests", clear_requests, methods=["DELETE"]),
+            Route("/healthz", check_health),
+        ],
+        exception_handlers={ApiError: _refuse, HTTPException: _refuse_route},
+    )
+
+
+async def list_models(request: Request) -> Response:
+    """`GET /v1/models`."""
+    require_key(request.headers.get("authorization", ""))
+    return JSONResponse({"object": "list", "data": [_model(name) for name in MODELS]})
+
+
+async def retrieve_model(request: Request) -> Response:
+    """`GET /v1/models/{model}`; stricter than completions, which take any name."""
+    require_key(request.headers.get("authorization", ""))
+    name = request.path_params["model"]
+    if name not in MODELS:
+        raise unknown_model(name)
+    return JSONResponse(_model(name))
+
+
+async def check_health(_: Request) -> Response:
+    """`GET /healthz`."""
+    return JSONResponse({"status": "ok"})
+
+
+def run(host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; logs go to standard error."""
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=_log_to_stderr(),
+        timeout_graceful_shutdown=2,
+    )
+
+
+def _log_to_stderr() -> dict[str, Any]:
+    config = copy.deepcopy(LOGGING_CONFIG)
+    for handler in config["handlers"].values():
+        handler["stream"] = "ext://sys.stderr"
+    return config
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _CREATED, "owned_by": "simulator"}
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.envelope(), error.status, error.headers)
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"Invalid URL ({request.method} {request.url.path})"
+    return await _refuse(request, ApiError(error.status_code, message, headers=error.headers))
+
+
+app = create_app()

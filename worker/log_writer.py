@@ -1,0 +1,192 @@
+"""Group commit: one writer per worker process appends the chunks of all its jobs.
+
+While one flush is in flight, further chunks gather; when it returns, all of them go out together. So an idle system
+adds no delay, a busy one batches by itself, and no job waits for Redis per chunk. A flush whose reply was lost is sent
+again: the script answers from where to go on, so nothing is stored twice (see `shared.log`).
+
+An attempt's chunks are kept until it ends, stored or not: a failover may forget what it acknowledged, and the writer
+can then append it anew. They are bounded by `PIROPIRO_MAX_OUTPUT`.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from shared.cursor import EntryId
+from shared.log import Appended, AppendResult, Batch, Behind, ChatLog, Fenced, Gone, Sealed
+
+logger = logging.getLogger(__name__)
+
+_BATCH_VALUES = 256
+_BATCH_BYTES = 262_144
+_PENDING_BYTES = 262_144
+"""Unstored bytes of one attempt beyond which its job stops reading the upstream."""
+
+
+class LogLost(Exception):
+    """The attempt can append nothing more: it was fenced, or the chat was sealed by somebody else or is gone."""
+
+
+class AttemptLog:
+    """The log as one attempt writes it. Made by `LogWriter.open`."""
+
+    def __init__(
+        self, chat_id: str, token: str, attempt: int, mark: Callable[["AttemptLog"], None], on_lost: Callable[[], None]
+    ) -> None:
+        self.chat_id = chat_id
+        self.token = token
+        self.attempt = attempt
+        self.size = 0
+        self._mark = mark
+        self._on_lost = on_lost
+        self._values: list[bytes] = []
+        self._stored = 0
+        self._pending_bytes = 0
+        self._terminal: bytes | None = None
+        self._end: Sealed | Fenced | Gone | None = None
+        self._progress = asyncio.Event()
+
+    @property
+    def is_lost(self) -> bool:
+        """Nothing more can be appended, and it was not this attempt that sealed the log."""
+        return self._end is not None and not (isinstance(self._end, Sealed) and self._end.terminal == self._terminal)
+
+    @property
+    def is_full(self) -> bool:
+        """So much is not stored yet that the caller should await `room` before it appends more."""
+        return self._pending_bytes > _PENDING_BYTES
+
+    def append(self, value: bytes) -> None:
+        """Queue the attempt's next chunk for storage; never blocks.
+
+        Raises:
+            LogLost: see there.
+        """
+        if self._end is not None:
+            raise LogLost
+        self._values.append(value)
+        self.size += len(value)
+        self._pending_bytes += len(value)
+        self._mark(self)
+
+    async def room(self) -> None:
+        """Wait until enough is stored that more may be appended.
+
+        Raises:
+            LogLost: see there.
+        """
+        await self._until(lambda: not self.is_full)
+
+    async def flushed(self) -> None:
+        """Wait until everything appended is stored.
+
+        Raises:
+            LogLost: see there.
+        """
+        await self._until(lambda: self._stored == len(self._values))
+
+    async def seal(self, terminal: bytes) -> None:
+        """Store what is left and then `terminal`; return when it is stored.
+
+        Raises:
+            LogLost: see there; the log may hold another terminal entry.
+        """
+        self._terminal = terminal
+        self._mark(self)
+        await self._until(lambda: self._end is not None)
+
+    async def _until(self, is_true: Callable[[], bool]) -> None:
+        while not self.is_lost and not is_true():
+            self._progress.clear()
+            await self._progress.wait()
+        if self.is_lost:
+            raise LogLost
+
+    def lose(self, end: Sealed | Fenced | Gone) -> None:
+        """Note that the log is not this attempt's any more, and tell the job."""
+        if self._end is None:
+            self._end = end
+            self._progress.set()
+            if self.is_lost:
+                self._on_lost()
+
+    def _next_batch(self) -> Batch:
+        start, end, size = self._stored, self._stored, 0
+        while end < len(self._values) and end - start < _BATCH_VALUES and size < _BATCH_BYTES:
+            size += len(self._values[end])
+            end += 1
+        terminal = self._terminal if end == len(self._values) else None
+        return Batch(self.chat_id, self.token, self.attempt, start + 1, self._values[start:end], terminal)
+
+    def _settle(self, batch: Batch, result: AppendResult) -> None:
+        match result:
+            case Appended():
+                self._store(batch.first_seq - 1 + len(batch.values))
+            case Behind(top) if EntryId(self.attempt, 0) <= top <= EntryId(self.attempt, len(self._values)):
+                self._store(top.seq)
+            case Behind():
+                self.lose(Fenced())
+            case _:
+                self.lose(result)
+
+    def _store(self, seq: int) -> None:
+        self._pending_bytes -= sum(map(len, self._values[self._stored : seq]))
+        self._pending_bytes += sum(map(len, self._values[seq : self._stored]))
+        self._stored = seq
+        self._progress.set()
+        if seq < len(self._values) or self._terminal is not None:
+            self._mark(self)
+
+
+class LogWriter:
+    """Flushes every `AttemptLog` it opened, while `run` runs."""
+
+    def __init__(self, log: ChatLog) -> None:
+        self._log = log
+        self._dirty: dict[AttemptLog, None] = {}
+        self._is_dirty = asyncio.Event()
+
+    def open(self, chat_id: str, token: str, attempt: int, on_lost: Callable[[], None]) -> AttemptLog:
+        """Begin writing an attempt that `token` has claimed; `on_lost` is called once if the log is taken from it."""
+        return AttemptLog(chat_id, token, attempt, self._mark, on_lost)
+
+    def _mark(self, log: AttemptLog) -> None:
+        self._dirty[log] = None
+        self._is_dirty.set()
+
+    async def run(self) -> None:
+        """Flush as long as the process lives; ends only by cancellation."""
+        pause = 0.0
+        while True:
+            await self._is_dirty.wait()
+            self._is_dirty.clear()
+            logs, self._dirty = list(self._dirty), {}
+            if await self._flush(logs):
+                pause = 0.0
+            else:
+                pause = min(max(2 * pause, 0.05), 1.0)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _flush(self, logs: list[AttemptLog]) -> bool:
+        """Store one batch of each log; False if some must be sent again after a pause."""
+        batches = [log._next_batch() for log in logs]
+        try:
+            results = await self._log.append(batches)
+        except (RedisError, OSError) as error:
+            logger.warning("append failed, trying again: %s", error)
+            for log in logs:
+                self._mark(log)
+            return False
+        refusal: RedisError | None = None
+        for log, batch, result in zip(logs, batches, results, strict=True):
+            if isinstance(result, RedisError):
+                refusal = result
+                self._mark(log)
+            else:
+                log._settle(batch, result)
+        if refusal is not None:
+            logger.warning("append refused, trying again: %s", refusal)
+        return refusal is None

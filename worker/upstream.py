@@ -1,0 +1,221 @@
+"""The upstream: the port the job depends on, and its adapter around the OpenAI SDK.
+
+The SDK keeps what it is good at (connections, authentication, error classes); the stream's bytes are decoded here,
+because typed chunks cost several times more and would drop what their types do not know.
+"""
+
+import asyncio
+import email.utils
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+import httpx2
+import openai
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncAPIResponse, AsyncOpenAI
+
+from shared.settings import Settings
+
+_SECRETS = re.compile(r"\b(?:sk|pk|rk)-[\w*.…-]{3,}|(?i:bearer)\s+\S+|(?<=://)[^/\s@]+@")
+_MAX_MESSAGE = 2000
+_MAX_BACKOFF = 8.0
+_MAX_RETRY_AFTER = 60.0
+_STREAM_HEADERS = {"Content-Type": "application/json", "X-Stainless-Raw-Response": "stream"}
+
+
+class UpstreamError(Exception):
+    """The upstream did not give a complete answer. What it holds is fit for a client: no secrets, no internals.
+
+    `is_final`: the same request would fail again, so no further attempt should be made.
+    """
+
+    def __init__(
+        self, message: str, *, code: str | None, type_: str = "upstream_error", param: str | None = None, is_final: bool
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.type = type_
+        self.param = param
+        self.is_final = is_final
+
+
+class Upstream(Protocol):
+    """Whatever streams chat completions."""
+
+    def stream(self, request: bytes) -> AsyncIterator[Sequence[bytes]]:
+        """Send `request`, a Chat Completions body as JSON, and give its chunks as they arrive.
+
+        Each item holds the chunks (JSON objects as bytes, undecoded) of one read, in order. It ends with the
+        upstream's `[DONE]` or end of stream, whichever comes first; whether the answer is complete is for the caller
+        to see. Closing the iterator closes the connection.
+
+        Raises:
+            UpstreamError: refused, unreachable, stalled or cut.
+        """
+        ...
+
+
+class OpenAIUpstream:
+    """An OpenAI-compatible server. One per process: it owns the SDK's client and thereby the connection pool."""
+
+    def __init__(self, settings: Settings) -> None:
+        key = settings.openai_api_key
+        self._key = key.get_secret_value() if key is not None else ""
+        self._retries = settings.upstream_retries
+        self._stall_timeout = settings.stall_timeout
+        connections = settings.max_jobs + 10
+        timeout = httpx2.Timeout(settings.stall_timeout, connect=5.0)
+        self._client = AsyncOpenAI(
+            # A server without authentication needs no key, but the SDK insists on one.
+            api_key=self._key or "none",
+            base_url=settings.openai_base_url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=timeout,
+                limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+            ),
+        )
+
+    async def close(self) -> None:
+        """Close the connection pool."""
+        await self._client.close()
+
+    async def stream(self, request: bytes) -> AsyncIterator[Sequence[bytes]]:
+        """See `Upstream.stream`. 408, 429, 5xx and failed connections are retried before the stream has begun."""
+        response = await self._open(request)
+        try:
+            decoder = DataDecoder()
+            async for data in response.iter_bytes():
+                chunks = decoder.feed(data)
+                if chunks:
+                    yield chunks
+                if decoder.is_done:
+                    return
+        except httpx2.TimeoutException:
+            raise self._stalled() from None
+        except httpx2.HTTPError:
+            raise UpstreamError(
+                "The upstream cut the connection.", code="upstream_disconnected", is_final=False
+            ) from None
+        finally:
+            await response.close()
+
+    async def _open(self, request: bytes) -> AsyncAPIResponse[Any]:
+        for retry in range(self._retries + 1):
+            try:
+                return await self._client.post(
+                    "/chat/completions",
+                    cast_to=AsyncAPIResponse[Any],
+                    content=request,
+                    options={"headers": _STREAM_HEADERS},
+                )
+            except APIStatusError as error:
+                is_final = error.status_code not in (408, 429) and error.status_code < 500
+                if is_final or retry == self._retries:
+                    raise self._refused(error) from None
+                pause = retry_after(error.response.headers.get("retry-after"), time.time())
+            except APITimeoutError:
+                if retry == self._retries:
+                    raise self._stalled() from None
+                pause = None
+            except APIConnectionError:
+                if retry == self._retries:
+                    raise UpstreamError(
+                        "The upstream could not be reached.", code="upstream_unreachable", is_final=True
+                    ) from None
+                pause = None
+            await asyncio.sleep(backoff(retry) if pause is None else pause)
+        raise AssertionError("unreachable")
+
+    def _refused(self, error: APIStatusError) -> UpstreamError:
+        """Translate an HTTP error; after our own retries it is final."""
+        body = error.body if isinstance(error.body, dict) else {}
+        return self.reported(body, f"The upstream answered {error.status_code}.", is_final=True)
+
+    def reported(self, body: dict[str, Any], default: str, *, is_final: bool) -> UpstreamError:
+        """Make an error of an upstream's own `error` object, secrets removed."""
+        message, type_, code, param = (body.get(name) for name in ("message", "type", "code", "param"))
+        return UpstreamError(
+            redact(message, self._key) if isinstance(message, str) and message else default,
+            code=redact(str(code), self._key) if code is not None else "upstream_error",
+            type_=redact(type_, self._key) if isinstance(type_, str) else "upstream_error",
+            param=redact(param, self._key) if isinstance(param, str) else None,
+            is_final=is_final,
+        )
+
+    def _stalled(self) -> UpstreamError:
+        return UpstreamError(
+            f"The upstream sent nothing for {self._stall_timeout:g} s.", code="upstream_stalled", is_final=False
+        )
+
+
+class DataDecoder:
+    """Splits an event stream into the data of its events, at any byte split (WHATWG HTML, 9.2.6).
+
+    Only `data` matters here; other fields and comments are skipped. After `[DONE]` everything is ignored.
+    """
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._rest = b""
+        self._data: list[bytes] = []
+
+    def feed(self, received: bytes) -> list[bytes]:
+        """Take the next bytes; give the data of every event that they complete."""
+        if self.is_done:
+            return []
+        lines = _LINE_END.split(self._rest + received)
+        self._rest = lines.pop()
+        if self._rest == b"" and received.endswith(b"\r"):
+            # Half a CRLF perhaps: the line is complete, but whether a line feed follows is seen with the next bytes.
+            self._rest = b"\r"
+            lines.pop()
+            lines = lines if False else lines
+        return self._events(lines)
+
+    def _events(self, lines: list[bytes]) -> list[bytes]:
+        events = []
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif not line and self._data:
+                data = b"\n".join(self._data)
+                self._data.clear()
+                if data == b"[DONE]":
+                    self.is_done = True
+                    break
+                events.append(data)
+        return events
+
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+def redact(text: str, key: str = "") -> str:
+    """Remove what looks like a credential, and the configured key wherever it stands; shorten what is too long."""
+    if key:
+        text = text.replace(key, "***")
+    return _SECRETS.sub("***", text)[:_MAX_MESSAGE]
+
+
+def backoff(retry: int) -> float:
+    """Seconds to wait before retry 0, 1, …: doubling from half a second, with jitter."""
+    return min(0.5 * 2.0**retry, _MAX_BACKOFF) * random.uniform(0.75, 1.0)
+
+
+def retry_after(header: str | None, now: float) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3): a number or a date; None if it asks nothing."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - now
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
