@@ -15,6 +15,9 @@ RUNNING = "piropiro:running"
 WORKERS = "piropiro:workers"
 """Sorted set of worker ids by the time of their last heartbeat (ms, Redis's clock)."""
 
+READ = "piropiro:read"
+"""Sorted set of the chats to cancel when their last reader is gone, by when they were last read (ms, Redis's clock)."""
+
 DOORBELL = "piropiro:doorbell"
 """List of job ids: pushing one wakes exactly one idle worker."""
 
@@ -30,11 +33,6 @@ def record(chat_id: str) -> str:
 def log(chat_id: str) -> str:
     """The chat's stream; its entries are published on the channel of the same name."""
     return f"piropiro:{{{chat_id}}}:log"
-
-
-def readers(chat_id: str) -> str:
-    """Sorted set of the API replicas that have a reader of this chat (`X-Piropiro-On-Disconnect: cancel` only)."""
-    return f"piropiro:{{{chat_id}}}:readers"
 
 
 def idempotency(key: str) -> str:

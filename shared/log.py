@@ -249,7 +249,14 @@ class ChatLog:
         self._seal = redis.register_script(SEAL)
 
     async def claim(
-        self, chat_id: str, *, token: str, worker_id: str, reason: str, previous: str | None = None, failed: bool = False
+        self,
+        chat_id: str,
+        *,
+        token: str,
+        worker_id: str,
+        reason: str,
+        previous: str | None = None,
+        failed: bool = False,
     ) -> Claimed | Refused | Sealed | Fenced | Gone:
         """Begin the chat's next attempt with a fresh `token`.
 
@@ -325,6 +332,11 @@ class ChatLog:
         if after == TERMINAL:
             return []
         rows = await self._redis.xrange(keys.log(chat_id), f"({after}" if after > START else "-", "+", count)
+        return [_entry(row) for row in rows]
+
+    async def read_from(self, chat_id: str, at: EntryId, count: int) -> list[Entry]:
+        """The first `count` entries from `at` on, `at` included; without it in front, the log has lost it."""
+        rows = await self._redis.xrange(keys.log(chat_id), str(at), "+", count)
         return [_entry(row) for row in rows]
 
     async def top(self, chat_id: str) -> EntryId | None:

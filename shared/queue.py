@@ -8,7 +8,9 @@ Creation is one script: there is no moment in which a chat exists without its jo
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from arq.jobs import serialize_job
@@ -216,7 +218,9 @@ class JobQueue:
 
     async def start(self, job: str, in_progress_ms: int) -> int | None:
         """Take a job as arq's `Worker.start_jobs` does, in one step; its score, or None if it is not to be had."""
-        score = await self._start(keys=[in_progress_key_prefix + job, keys.QUEUE, keys.WAITING], args=[job, in_progress_ms])
+        score = await self._start(
+            keys=[in_progress_key_prefix + job, keys.QUEUE, keys.WAITING], args=[job, in_progress_ms]
+        )
         return int(float(score)) if score is not None else None
 
     async def waiting(self, count: int) -> list[str]:
@@ -225,22 +229,43 @@ class JobQueue:
 
     async def leftovers(self, older_than_ms: int, count: int) -> list[str]:
         """Job ids that arq still keeps, from before any running job can have begun; their chats have ended."""
-        seconds, _ = await self._redis.time()
-        return [job.decode() for job in await self._redis.zrangebyscore(
-            keys.QUEUE, "-inf", seconds * 1000 - older_than_ms, start=0, num=count
-        )]
+        horizon = await self._now_ms() - older_than_ms
+        jobs = await self._redis.zrangebyscore(keys.QUEUE, "-inf", horizon, start=0, num=count)
+        return [job.decode() for job in jobs]
 
-    async def position(self, job: str) -> int | None:
-        """The job's place among the waiting, from 1; None if it does not wait."""
-        rank = await self._redis.zrank(keys.WAITING, job)
-        return rank + 1 if rank is not None else None
+    async def positions(self, chat_ids: Sequence[str]) -> list[int | None]:
+        """Each chat's place among the waiting, from 1; None if its first job does not wait (any more)."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for chat_id in chat_ids:
+                pipe.zrank(keys.WAITING, job_id(chat_id, 1))
+            ranks = await pipe.execute()
+        return [rank + 1 if rank is not None else None for rank in ranks]
+
+    async def keep_readers(self, chat_ids: Sequence[str]) -> None:
+        """Note that these chats, which are to be cancelled when nobody reads them, are being read."""
+        if chat_ids:
+            now = await self._now_ms()
+            await self._redis.zadd(keys.READ, dict.fromkeys(chat_ids, now))
 
     async def live_workers(self, lease_ms: int) -> int:
         """How many workers gave a sign of life within the lease, by Redis's clock."""
+        return int(await self._redis.zcount(keys.WORKERS, await self._now_ms() - lease_ms, "+inf"))
+
+    async def _now_ms(self) -> int:
         seconds, microseconds = await self._redis.time()
-        now_ms = seconds * 1000 + microseconds // 1000
-        return int(await self._redis.zcount(keys.WORKERS, now_ms - lease_ms, "+inf"))
+        return int(seconds * 1000 + microseconds // 1000)
+
+
+def dump_job(job: dict[str, Any]) -> bytes:
+    """arq's serialiser: JSON. With its default, pickle, whoever can write to Redis could run code in the workers."""
+    return json_text.dumps(job)
+
+
+def load_job(payload: bytes) -> dict[str, Any]:
+    """The inverse of `dump_job`."""
+    job: dict[str, Any] = json_text.loads(payload)
+    return job
 
 
 def _job(chat_id: str) -> bytes:
-    return serialize_job(GENERATE, (chat_id,), {}, None, int(time.time() * 1000), serializer=json_text.dumps)
+    return serialize_job(GENERATE, (chat_id,), {}, None, int(time.time() * 1000), serializer=dump_job)

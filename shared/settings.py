@@ -1,6 +1,6 @@
 """Every setting, its environment variable, default and bounds; read once per process, at its start."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     stall_timeout: Seconds = Field(60, validation_alias=AliasChoices("PIROPIRO_STALL_TIMEOUT"))
     job_timeout: Seconds = Field(600, validation_alias=AliasChoices("PIROPIRO_JOB_TIMEOUT"))
     queue_timeout: Seconds = Field(300, validation_alias=AliasChoices("PIROPIRO_QUEUE_TIMEOUT"))
+    upstream_retries: int = Field(2, ge=0, validation_alias=AliasChoices("PIROPIRO_UPSTREAM_RETRIES"))
+    continue_params: dict[str, Any] = Field(
+        {"continue_final_message": True, "add_generation_prompt": False},
+        validation_alias=AliasChoices("PIROPIRO_CONTINUE_PARAMS"),
+    )
     drain: float = Field(30, ge=0, allow_inf_nan=False, validation_alias=AliasChoices("PIROPIRO_DRAIN"))
 
     @field_validator("redis_url")

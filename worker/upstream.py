@@ -9,8 +9,8 @@ import email.utils
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import httpx2
 import openai
@@ -20,13 +20,15 @@ from shared.settings import Settings
 
 _SECRETS = re.compile(r"\b(?:sk|pk|rk)-[\w*.…-]{3,}|(?i:bearer)\s+\S+|(?<=://)[^/\s@]+@")
 _MAX_MESSAGE = 2000
+_MAX_LINE = 33_554_432
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 _MAX_BACKOFF = 8.0
 _MAX_RETRY_AFTER = 60.0
 _STREAM_HEADERS = {"Content-Type": "application/json", "X-Stainless-Raw-Response": "stream"}
 
 
 class UpstreamError(Exception):
-    """The upstream did not give a complete answer. What it holds is fit for a client: no secrets, no internals.
+    """The upstream did not give a complete answer. Its texts may be the upstream's own: see `redact`.
 
     `is_final`: the same request would fail again, so no further attempt should be made.
     """
@@ -40,6 +42,18 @@ class UpstreamError(Exception):
         self.type = type_
         self.param = param
         self.is_final = is_final
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any], default: str, *, is_final: bool) -> Self:
+        """Make one of an upstream's own `error` object, whatever shape it has."""
+        message, type_, code, param = (body.get(name) for name in ("message", "type", "code", "param"))
+        return cls(
+            message if isinstance(message, str) and message else default,
+            code=str(code) if code is not None else "upstream_error",
+            type_=type_ if isinstance(type_, str) else "upstream_error",
+            param=param if isinstance(param, str) else None,
+            is_final=is_final,
+        )
 
 
 class Upstream(Protocol):
@@ -57,20 +71,22 @@ class Upstream(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
 
 class OpenAIUpstream:
     """An OpenAI-compatible server. One per process: it owns the SDK's client and thereby the connection pool."""
 
     def __init__(self, settings: Settings) -> None:
-        key = settings.openai_api_key
-        self._key = key.get_secret_value() if key is not None else ""
         self._retries = settings.upstream_retries
         self._stall_timeout = settings.stall_timeout
         connections = settings.max_jobs + 10
         timeout = httpx2.Timeout(settings.stall_timeout, connect=5.0)
         self._client = AsyncOpenAI(
             # A server without authentication needs no key, but the SDK insists on one.
-            api_key=self._key or "none",
+            api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none",
             base_url=settings.openai_base_url,
             max_retries=0,
             timeout=timeout,
@@ -134,18 +150,7 @@ class OpenAIUpstream:
     def _refused(self, error: APIStatusError) -> UpstreamError:
         """Translate an HTTP error; after our own retries it is final."""
         body = error.body if isinstance(error.body, dict) else {}
-        return self.reported(body, f"The upstream answered {error.status_code}.", is_final=True)
-
-    def reported(self, body: dict[str, Any], default: str, *, is_final: bool) -> UpstreamError:
-        """Make an error of an upstream's own `error` object, secrets removed."""
-        message, type_, code, param = (body.get(name) for name in ("message", "type", "code", "param"))
-        return UpstreamError(
-            redact(message, self._key) if isinstance(message, str) and message else default,
-            code=redact(str(code), self._key) if code is not None else "upstream_error",
-            type_=redact(type_, self._key) if isinstance(type_, str) else "upstream_error",
-            param=redact(param, self._key) if isinstance(param, str) else None,
-            is_final=is_final,
-        )
+        return UpstreamError.of(body, f"The upstream answered {error.status_code}.", is_final=True)
 
     def _stalled(self) -> UpstreamError:
         return UpstreamError(
@@ -165,16 +170,24 @@ class DataDecoder:
         self._data: list[bytes] = []
 
     def feed(self, received: bytes) -> list[bytes]:
-        """Take the next bytes; give the data of every event that they complete."""
+        """Take the next bytes; give the data of every event that they complete.
+
+        Raises:
+            UpstreamError: a line is longer than any answer may be.
+        """
         if self.is_done:
             return []
-        lines = _LINE_END.split(self._rest + received)
-        self._rest = lines.pop()
-        if self._rest == b"" and received.endswith(b"\r"):
-            # Half a CRLF perhaps: the line is complete, but whether a line feed follows is seen with the next bytes.
-            self._rest = b"\r"
-            lines.pop()
-            lines = lines if False else lines
+        buffer = self._rest + received
+        if b"\r" in buffer:
+            # A last CR may be half of a CRLF: it waits for what follows.
+            end = len(buffer) - 1 if buffer.endswith(b"\r") else len(buffer)
+            lines = _LINE_END.split(buffer[:end])
+            self._rest = lines.pop() + buffer[end:]
+        else:
+            lines = buffer.split(b"\n")
+            self._rest = lines.pop()
+        if len(self._rest) > _MAX_LINE:
+            raise UpstreamError("The upstream sent an endless line.", code="upstream_garbage", is_final=False)
         return self._events(lines)
 
     def _events(self, lines: list[bytes]) -> list[bytes]:
@@ -192,11 +205,8 @@ class DataDecoder:
         return events
 
 
-_LINE_END = re.compile(rb"\r\n|\n|\r")
-
-
-def redact(text: str, key: str = "") -> str:
-    """Remove what looks like a credential, and the configured key wherever it stands; shorten what is too long."""
+def redact(text: str, key: str) -> str:
+    """Make an upstream's text fit for a client: without `key` or what looks like a credential, and not too long."""
     if key:
         text = text.replace(key, "***")
     return _SECRETS.sub("***", text)[:_MAX_MESSAGE]

@@ -1,0 +1,108 @@
+"""The API process: composition and lifespan of one replica."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import FrameType
+
+from fastapi import FastAPI
+
+from api.errors import install_handlers
+from api.routes import chats, health
+from api.services import Services
+from api.tail import Tails
+from shared.connect import connect
+from shared.log import ChatLog
+from shared.queue import JobQueue
+from shared.settings import InvalidSettings, Settings
+from shared.subscriber import Subscriber
+from shared.sweep import Sweep
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = """Streams LLM answers through a queue. A client that loses its connection sends the id of the last event
+it has (`Last-Event-ID`), to any replica, and goes on exactly there."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Compose a replica; it connects to Redis when it is started."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        redis = connect(settings.redis_url)
+        log, queue, subscriber = ChatLog(redis, settings.retention), JobQueue(redis), Subscriber(redis)
+        tails = Tails(log, queue, subscriber)
+        app.state.services = Services(settings, log, queue, tails)
+        background = [
+            asyncio.create_task(part)
+            for part in (subscriber.run(), tails.run(), Sweep(redis, log, settings.queue_timeout).run())
+        ]
+        for task in background:
+            task.add_done_callback(_stop_if_failed)
+        restore = _call_on_stop(tails.drain)
+        try:
+            yield
+        finally:
+            restore()
+            tails.drain()
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await redis.aclose()
+
+    app = FastAPI(title="Piropiro", description=_DESCRIPTION, version="0.1.0", lifespan=lifespan)
+    app.include_router(chats.router)
+    app.include_router(health.router)
+    install_handlers(app)
+    return app
+
+
+def _stop_if_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("a part of the replica failed, stopping", exc_info=task.exception())
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _call_on_stop(stop: Callable[[], None]) -> Callable[[], None]:
+    """Call `stop` on the event loop when the server is told to end, before it waits for its streams.
+
+    uvicorn tells the application only after every connection is closed, which an open stream would put off for ever.
+    So its signal handlers are wrapped; the function returned puts them back.
+    """
+    loop = asyncio.get_running_loop()
+    wrapped = {}
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(signum)
+        if not callable(before):
+            continue
+
+        def handle(
+            signum: int, frame: FrameType | None, before: Callable[[int, FrameType | None], object] = before
+        ) -> None:
+            loop.call_soon_threadsafe(stop)
+            before(signum, frame)
+
+        try:
+            signal.signal(signum, handle)
+        except ValueError:  # not the main thread: whoever runs the server there ends it otherwise
+            break
+        wrapped[signum] = before
+
+    def restore() -> None:
+        for signum, before in wrapped.items():
+            signal.signal(signum, before)
+
+    return restore
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app`, for `uvicorn api.main:app`; the environment is read when it is asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return create_app(Settings.from_env())
+    except InvalidSettings as error:
+        sys.exit(str(error))

@@ -1,0 +1,213 @@
+"""`/v1/chat/stream` and `/v1/chats`: create, read, follow and cancel chats."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from api import openapi
+from api.errors import ApiError, json_response, lost_cursor, unknown_chat, within_patience
+from api.services import Services, services
+from api.sse import Format
+from api.stream import StreamResponse
+from api.submit import Options, new_chat
+from shared import events
+from shared.chat import Chat, OnDisconnect
+from shared.cursor import START, TERMINAL, Cursor, EntryId, MalformedCursor
+from shared.events import Entry, Transcript
+from shared.log import Gone
+from shared.queue import Exists, QueueFull
+
+router = APIRouter(prefix="/v1", tags=["chats"])
+
+Deps = Annotated[Services, Depends(services)]
+FormatParam = Annotated[str, Query(alias="format", description=openapi.FORMAT)]
+AfterParam = Annotated[str, Query(description=openapi.CURSOR)]
+LastEventId = Annotated[str, Header(alias="Last-Event-ID", description=openapi.CURSOR)]
+IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", description=openapi.IDEMPOTENCY_KEY)]
+OnWorkerLossHeader = Annotated[str, Header(alias="X-Piropiro-On-Worker-Loss", description=openapi.ON_WORKER_LOSS)]
+OnDisconnectHeader = Annotated[str, Header(alias="X-Piropiro-On-Disconnect", description=openapi.ON_DISCONNECT)]
+
+
+@router.post("/chat/stream", **openapi.CREATE_AND_STREAM)
+async def create_and_stream(
+    request: Request,
+    deps: Deps,
+    format_: FormatParam = "text",
+    after: AfterParam = "",
+    last_event_id: LastEventId = "",
+    idempotency_key: IdempotencyKey = "",
+    on_worker_loss: OnWorkerLossHeader = "",
+    on_disconnect: OnDisconnectHeader = "",
+) -> Response:
+    """Create a chat and stream its answer; with `Last-Event-ID`, resume that chat and create nothing."""
+    chosen = _parse_format(format_)
+    cursor = _parse_cursor(last_event_id or after)
+    if cursor is not None:
+        return await _resume(deps, cursor.chat_id, cursor.entry_id, chosen)
+    options = Options(idempotency_key, on_worker_loss, on_disconnect)
+    chat_id, leaves = await _create(deps, request, options)
+    if leaves is None:
+        return await _resume(deps, chat_id, START, chosen)
+    return await _follow(deps, chat_id, START, chosen, leaves)
+
+
+@router.post("/chats", **openapi.CREATE)
+async def create(
+    request: Request,
+    deps: Deps,
+    idempotency_key: IdempotencyKey = "",
+    on_worker_loss: OnWorkerLossHeader = "",
+    on_disconnect: OnDisconnectHeader = "",
+) -> Response:
+    """Create a chat; read it later."""
+    chat_id, _ = await _create(deps, request, Options(idempotency_key, on_worker_loss, on_disconnect))
+    return json_response(await _describe(deps, chat_id), 202, {"Location": f"/v1/chats/{chat_id}"})
+
+
+@router.get("/chats/{chat_id}", **openapi.READ)
+async def read(chat_id: str, deps: Deps) -> Response:
+    """The chat as it stands: status, text so far, and the cursor from which a stream would go on."""
+    return json_response(await _describe(deps, chat_id))
+
+
+@router.get("/chats/{chat_id}/stream", **openapi.STREAM)
+async def stream(
+    chat_id: str,
+    deps: Deps,
+    format_: FormatParam = "text",
+    after: AfterParam = "",
+    last_event_id: LastEventId = "",
+) -> Response:
+    """Replay the chat from a cursor or from the start, then follow it live."""
+    chosen = _parse_format(format_)
+    cursor = _parse_cursor(last_event_id or after)
+    if cursor is not None and cursor.chat_id != chat_id:
+        raise _bad_cursor("The cursor belongs to another chat.")
+    return await _resume(deps, chat_id, cursor.entry_id if cursor else START, chosen)
+
+
+@router.post("/chats/{chat_id}/cancel", **openapi.CANCEL)
+async def cancel(chat_id: str, deps: Deps) -> Response:
+    """End the chat now, whoever is generating it. Cancelling a chat that has ended changes nothing."""
+    async with within_patience():
+        outcome = await deps.log.seal(chat_id, events.cancelled())
+    if isinstance(outcome, Gone):
+        raise unknown_chat(chat_id)
+    return json_response(await _describe(deps, chat_id))
+
+
+async def _create(deps: Services, request: Request, options: Options) -> tuple[str, OnDisconnect | None]:
+    """Create a chat, or find the one its idempotency key belongs to; in that case the second item is None."""
+    chat = new_chat(await _read_body(request, deps.settings.max_body), options, deps.settings.model)
+    async with within_patience():
+        outcome = await deps.queue.submit(chat, deps.settings.max_queue)
+    if isinstance(outcome, QueueFull):
+        raise ApiError(
+            429,
+            f"{outcome.waiting} chats are waiting already; try again later.",
+            type_="rate_limit_error",
+            code="queue_full",
+            headers={"Retry-After": "1"},
+        )
+    if isinstance(outcome, Exists):
+        if outcome.fingerprint != chat.fingerprint:
+            raise ApiError(
+                422,
+                "The Idempotency-Key was used with another body.",
+                param="Idempotency-Key",
+                code="idempotency_key_reused",
+            )
+        return outcome.chat_id, None
+    return chat.id, chat.on_disconnect
+
+
+async def _resume(deps: Services, chat_id: str, after: EntryId, format_: Format) -> Response:
+    async with within_patience():
+        chat, is_entry = await deps.log.look_up(chat_id, after)
+    if chat is None:
+        raise unknown_chat(chat_id)
+    if after != START and not is_entry:
+        raise lost_cursor()
+    if after == TERMINAL:
+        return Response(status_code=204)
+    return await _follow(deps, chat_id, after, format_, chat.on_disconnect)
+
+
+async def _follow(
+    deps: Services, chat_id: str, after: EntryId, format_: Format, on_disconnect: OnDisconnect
+) -> Response:
+    leaves = on_disconnect is OnDisconnect.CANCEL
+    if leaves:
+        async with within_patience():
+            await deps.queue.keep_readers([chat_id])
+    follower = deps.tails.follow(chat_id, after, format_, cancels_when_left=leaves)
+    return StreamResponse(chat_id, follower, deps.settings.keepalive)
+
+
+async def _describe(deps: Services, chat_id: str) -> dict[str, Any]:
+    async with within_patience():
+        found = await deps.log.snapshot(chat_id)
+    if found is None:
+        raise unknown_chat(chat_id)
+    return _chat_json(*found)
+
+
+def _chat_json(chat: Chat, entries: list[Entry]) -> dict[str, Any]:
+    transcript = Transcript.of(entries)
+    terminal = transcript.terminal.payload() if transcript.terminal else {}
+    return {
+        "id": chat.id,
+        "status": chat.status,
+        "model": chat.model,
+        "created_at": _seconds(chat.created_ms),
+        "started_at": _seconds(chat.started_ms),
+        "finished_at": _seconds(chat.finished_ms),
+        "attempts": chat.attempt,
+        "text": transcript.text,
+        "finish_reason": terminal.get("finish_reason"),
+        "usage": terminal.get("usage"),
+        "error": terminal.get("error"),
+        "cursor": str(Cursor(chat.id, transcript.top or START)),
+    }
+
+
+def _seconds(ms: int | None) -> float | None:
+    return ms / 1000 if ms is not None else None
+
+
+def _parse_format(text: str) -> Format:
+    try:
+        return Format(text)
+    except ValueError:
+        raise ApiError(400, "format must be 'text' or 'json'.", param="format", code="invalid_value") from None
+
+
+def _parse_cursor(text: str) -> Cursor | None:
+    if not text:
+        return None
+    try:
+        return Cursor.parse(text)
+    except MalformedCursor as error:
+        raise _bad_cursor(f"Malformed cursor: {error}.") from None
+
+
+def _bad_cursor(message: str) -> ApiError:
+    return ApiError(400, message, param="Last-Event-ID", code="invalid_cursor")
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        ApiError: 413, as soon as it is known to be longer than `limit` bytes.
+    """
+    too_large = ApiError(413, f"The body is larger than {limit} bytes (PIROPIRO_MAX_BODY).", code="body_too_large")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)

@@ -1,0 +1,33 @@
+"""`/healthz` and `/readyz`, for load balancers and orchestrators."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from api import openapi
+from api.errors import ApiError, json_response, within_patience
+from api.services import Services, services
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", **openapi.HEALTHZ)
+async def healthz() -> Response:
+    """The process is alive."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/readyz", **openapi.READYZ)
+async def readyz(deps: Annotated[Services, Depends(services)]) -> Response:
+    """Redis is reachable and at least one worker is alive."""
+    async with within_patience():
+        workers = await deps.queue.live_workers(int(deps.settings.lease * 1000))
+    if workers == 0:
+        raise ApiError(
+            503,
+            "No worker is alive: start one with 'piropiro worker'.",
+            type_="server_error",
+            code="no_worker",
+            headers={"Retry-After": "1"},
+        )
+    return json_response({"status": "ok", "workers": workers})

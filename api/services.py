@@ -1,0 +1,26 @@
+"""What the routes work with: made once by `api.main`, handed to each request."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from api.tail import Tails
+from shared.log import ChatLog
+from shared.queue import JobQueue
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One replica's parts; all of them share one connection pool."""
+
+    settings: Settings
+    log: ChatLog
+    queue: JobQueue
+    tails: Tails
+
+
+def services(request: Request) -> Services:
+    """FastAPI dependency: the replica's services."""
+    found: Services = request.app.state.services
+    return found

@@ -1,0 +1,77 @@
+"""The native wire format: log entries to Server-Sent Events (WHATWG HTML, 9.2). A pure fold, entry by entry."""
+
+import re
+from enum import StrEnum
+
+from shared import json_text
+from shared.cursor import Cursor
+from shared.events import Entry, Kind
+
+KEEP_ALIVE = b": keep-alive\n"
+"""A comment without a blank line after it: a blank line makes some SDKs dispatch an empty event."""
+
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+
+
+class Format(StrEnum):
+    """How an event's data looks: plain text to read along, or JSON that loses nothing."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def frame(chat_id: str, entry: Entry, format_: Format) -> bytes:
+    """Encode one entry as an event; empty if this format has none for it."""
+    event = _text_event(entry) if format_ is Format.TEXT else _json_event(entry)
+    if event is None:
+        return b""
+    name, data = event
+    lines = [f"event: {name}"] if name else []
+    lines.append(f"id: {Cursor(chat_id, entry.id)}")
+    lines += [f"data: {line}" for line in _LINE_BREAK.split(data)]
+    return ("\n".join(lines) + "\n\n").encode("utf-8", "replace")
+
+
+def queued_frame(position: int) -> bytes:
+    """Tell a JSON reader its chat's place in the queue; not an entry, so it has no id."""
+    return b'event: queued\ndata: {"position":%d}\n\n' % position
+
+
+def _text_event(entry: Entry) -> tuple[str, str] | None:
+    if entry.is_chunk:
+        text = entry.text()
+        return ("", text) if text else None
+    match entry.kind:
+        case Kind.RESTART:
+            return "restart", ""
+        case Kind.DONE:
+            return "done", "[DONE]"
+        case Kind.ERROR:
+            return "error", _json(entry.payload())
+        case Kind.CANCELLED:
+            return "cancelled", "[CANCELLED]"
+        case _:
+            return None
+
+
+def _json_event(entry: Entry) -> tuple[str, str] | None:
+    if entry.is_chunk:
+        delta = entry.delta()
+        return ("delta", _json(delta)) if delta is not None else None
+    match entry.kind:
+        case Kind.STARTED:
+            return "started", _json({"attempt": entry.id.attempt, "model": entry.payload()["model"]})
+        case Kind.RESTART:
+            return "restart", _json({"attempt": entry.id.attempt, "reason": entry.payload()["reason"]})
+        case Kind.DONE:
+            return "done", _json(entry.payload())
+        case Kind.ERROR:
+            return "error", _json(entry.payload())
+        case Kind.CANCELLED:
+            return "cancelled", "{}"
+        case _:
+            return None
+
+
+def _json(value: object) -> str:
+    return json_text.dumps(value).decode()

@@ -1,0 +1,62 @@
+"""A stream as an ASGI response: frames as they come, keep-alives when idle, an end when the client has left."""
+
+import asyncio
+import logging
+
+from redis.exceptions import RedisError
+from starlette.types import Receive, Scope, Send
+
+from api.sse import KEEP_ALIVE, queued_frame
+from api.tail import Follower
+from fastapi import Response
+
+logger = logging.getLogger(__name__)
+
+_RETRY = 0.2
+
+
+class StreamResponse(Response):
+    """Sends what a follower gives until its end, and closes the follower in any case."""
+
+    def __init__(self, chat_id: str, follower: Follower, keepalive: float) -> None:
+        super().__init__(
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-cache, no-transform",
+                "X-Accel-Buffering": "no",
+                "X-Chat-Id": chat_id,
+                "Content-Location": f"/v1/chats/{chat_id}/stream",
+            }
+        )
+        del self.headers["content-length"]
+        self._follower = follower
+        self._keepalive = keepalive
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        leaving = asyncio.create_task(self._await_disconnect(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            # Proxies and clients see the headers before there is a first event.
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+            while (frames := await self._next()) is not None:
+                await send({"type": "http.response.body", "body": frames, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            leaving.cancel()
+            self._follower.close()
+
+    async def _next(self) -> bytes | None:
+        try:
+            step = await self._follower.next(self._keepalive)
+        except (RedisError, OSError) as error:
+            logger.warning("stream cannot read its log, trying again: %s", error)
+            await asyncio.sleep(_RETRY)
+            return KEEP_ALIVE
+        if isinstance(step, int):
+            return queued_frame(step)
+        return KEEP_ALIVE if step == b"" else step
+
+    async def _await_disconnect(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._follower.close()

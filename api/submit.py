@@ -1,0 +1,113 @@
+"""Admission: what a client posted, checked and turned into a chat to create."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from api.errors import ApiError
+from shared import json_text
+from shared.chat import OnDisconnect, OnWorkerLoss, new_chat_id
+from shared.queue import NewChat
+
+_MAX_IDEMPOTENCY_KEY = 255
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The request headers that shape a chat; None where the client sent none."""
+
+    idempotency_key: str | None = None
+    on_worker_loss: str | None = None
+    on_disconnect: str | None = None
+
+
+def new_chat(body: bytes, options: Options, default_model: str) -> NewChat:
+    """Check a posted body and its headers.
+
+    The upstream's request is the client's body with `model`, `stream` and `stream_options.include_usage` set;
+    everything else passes unchanged.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    parsed = _parse(body)
+    _check(parsed)
+    model = parsed.get("model") or default_model
+    key = options.idempotency_key or None
+    if key is not None and len(key) > _MAX_IDEMPOTENCY_KEY:
+        raise _invalid("Idempotency-Key", f"must have at most {_MAX_IDEMPOTENCY_KEY} characters")
+    stream_options = {"include_usage": True, **(parsed.get("stream_options") or {})}
+    request = {**parsed, "model": model, "stream": True, "stream_options": stream_options}
+    return NewChat(
+        id=new_chat_id(),
+        model=model,
+        request=json_text.dumps(request),
+        fingerprint=_fingerprint(parsed),
+        idempotency_key=key,
+        on_worker_loss=_choose(OnWorkerLoss, options.on_worker_loss, "X-Piropiro-On-Worker-Loss"),
+        on_disconnect=_choose(OnDisconnect, options.on_disconnect, "X-Piropiro-On-Disconnect"),
+    )
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise ApiError(400, "The body is not valid UTF-8.", code="invalid_utf8") from None
+    try:
+        parsed = json_text.loads(body)
+    except ValueError as error:
+        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    if not isinstance(parsed, dict):
+        raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
+    return parsed
+
+
+def _check(body: dict[str, Any]) -> None:
+    messages = body.get("messages")
+    if messages is None:
+        raise ApiError(400, "messages is required: a list of messages.", param="messages", code="missing_required")
+    if not isinstance(messages, list) or not messages:
+        raise _invalid("messages", "must be a list of at least one message")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _invalid(f"messages[{index}]", "must be an object with a role")
+        if not isinstance(message.get("role"), str):
+            raise _invalid(f"messages[{index}].role", "must be a string such as 'user'")
+    model = body.get("model")
+    if model is not None and (not isinstance(model, str) or not _is_text(model)):
+        raise _invalid("model", "must be a string")
+    n = body.get("n")
+    if n is not None and (type(n) is not int or n != 1):
+        raise _invalid("n", "must be 1: a chat is one answer")
+    if not isinstance(body.get("stream_options") or {}, dict):
+        raise _invalid("stream_options", "must be an object")
+
+
+def _is_text(value: str) -> bool:
+    """Has a UTF-8 form: no lone surrogates."""
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _choose(choices: type[Choice], value: str | None, header: str) -> Choice:
+    default = next(iter(choices))
+    if not value:
+        return default
+    try:
+        return choices(value.strip().lower())
+    except ValueError:
+        raise _invalid(header, f"must be one of {', '.join(choices)}") from None
+
+
+def _invalid(param: str, message: str) -> ApiError:
+    return ApiError(400, f"{param} {message}.", param=param, code="invalid_value")
+
+
+def _fingerprint(body: dict[str, Any]) -> str:
+    """Stands for the parsed body: independent of spacing and of the order of members."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

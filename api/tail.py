@@ -1,0 +1,339 @@
+"""Following logs: one tail per chat per replica, however many readers it has.
+
+Why nothing is missed or doubled
+================================
+
+The stream is the truth; publications are only speed. A tail holds the log's live edge: a ring of the last entries,
+contiguous from just above `base` up to `top`. It is built in this order: subscribe, wait for the acknowledgement, read
+the stream's top, then apply publications. From then on a publication is applied only as far as it continues `top`;
+if its predecessor is something the tail has not seen, the tail reads the stream instead. It also reads the stream after
+every resubscription and after some seconds of silence. So `top` only ever advances over entries without a hole.
+
+A follower is a position. Within the ring it takes what follows from there; below `base` (a late reader, or one too slow
+for the ring) it reads pages of the stream itself until it is in the ring again. Hence slow followers cost no memory
+beyond their transport's buffer, and delay nobody.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from redis.exceptions import RedisError
+
+from api.sse import Format, frame
+from shared import keys
+from shared.cursor import ACCEPTED, START, TERMINAL, EntryId
+from shared.events import Entry
+from shared.log import ChatLog, Publication
+from shared.queue import JobQueue
+from shared.subscriber import Subscriber
+
+logger = logging.getLogger(__name__)
+
+_RING_ENTRIES = 512
+_RING_BYTES = 262_144
+_PAGE = 256
+_WRITE_BYTES = 65_536
+_SILENCE = 10.0
+"""Seconds without a publication after which a tail looks into the stream."""
+
+_TICK = 0.5
+_RETRY = 0.1
+HEAL = 3.0
+"""Seconds that a writer gets to append anew what a failover forgot, before a reader's cursor counts as lost."""
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One entry in a ring, with its frames: encoded once, shared by all followers."""
+
+    entry: Entry
+    _frames: dict[Format, bytes] = field(default_factory=dict)
+
+    def frame(self, chat_id: str, format_: Format) -> bytes:
+        encoded = self._frames.get(format_)
+        if encoded is None:
+            encoded = self._frames[format_] = frame(chat_id, self.entry, format_)
+        return encoded
+
+
+class Follower:
+    """One reader's position in a chat's log, and its wait for what comes next."""
+
+    def __init__(self, tail: "Tail", after: EntryId, format_: Format) -> None:
+        self._tail = tail
+        self._format = format_
+        self._waiter: asyncio.Future[None] | None = None
+        self._position_told: int | None = None
+        self.position = after
+        self.is_closed = False
+
+    async def next(self, patience: float) -> bytes | int | None:
+        """What to send next: frames (perhaps empty bytes: nothing within `patience` seconds, or nothing this format
+        shows), a new place in the queue, or None when the stream is over.
+
+        Raises:
+            RedisError, OSError: a page could not be read; the position is unchanged.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        while not (self.is_closed or self._tail.is_closed or self.position == TERMINAL):
+            frames = await self._advance()
+            if frames:
+                return frames
+            if self._tail.queue_position != self._position_told and self._format is Format.JSON:
+                self._position_told = self._tail.queue_position
+                if self._position_told is not None:
+                    return self._position_told
+            if frames is None and not await self._wait(deadline):
+                return b""
+        return None
+
+    async def _advance(self) -> bytes | None:
+        """Take what follows the position; None if nothing does yet."""
+        items = self._tail.items_after(self.position)
+        if items is None:
+            items = [Item(entry) for entry in await self._tail.read_page(self.position)]
+            if not items:
+                self._tail.close()  # the log is past its retention
+        if not items:
+            return None
+        frames, size = list[bytes](), 0
+        for item in items:
+            encoded = item.frame(self._tail.chat_id, self._format)
+            frames.append(encoded)
+            size += len(encoded)
+            self.position = item.entry.id
+            if size >= _WRITE_BYTES:
+                break
+        return b"".join(frames)
+
+    async def _wait(self, deadline: float) -> bool:
+        """Sleep until `wake`; False if `deadline` came first."""
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_at(deadline, self.wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+        return loop.time() < deadline
+
+    def wake(self) -> None:
+        """Look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """Leave the tail; `next` gives None from now on. Closing twice is harmless."""
+        if not self.is_closed:
+            self.is_closed = True
+            self.wake()
+            self._tail.leave(self)
+
+
+class Tail:
+    """One chat's live edge on this replica. Made by `Tails`; a listener of its channel."""
+
+    def __init__(self, chat_id: str, tails: "Tails", log: ChatLog) -> None:
+        self.chat_id = chat_id
+        self.queue_position: int | None = None
+        self.is_closed = False
+        self.last_heard = asyncio.get_running_loop().time()
+        self.followers: set[Follower] = set()
+        self.cancels_when_left = False
+        self._tails = tails
+        self._log = log
+        self._top: EntryId | None = None
+        self._base = START
+        self._ids: list[EntryId] = []
+        self._items: list[Item] = []
+        self._bytes = 0
+        self._heard = START
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """No worker has claimed the chat yet, as far as this tail has seen."""
+        return self._top == ACCEPTED
+
+    @property
+    def is_sealed(self) -> bool:
+        return self._top == TERMINAL
+
+    def items_after(self, position: EntryId) -> Sequence[Item] | None:
+        """What the ring holds above `position`; None if the ring does not reach down to it."""
+        if self._top is None:
+            return []
+        if position < self._base:
+            return None
+        return self._items[bisect_right(self._ids, position) :]
+
+    async def read_page(self, position: EntryId) -> list[Entry]:
+        """The next entries above `position`, from the stream."""
+        return await self._log.read(self.chat_id, position, _PAGE)
+
+    def on_subscribed(self) -> None:
+        self.refresh()
+
+    def on_message(self, payload: bytes) -> None:
+        self.last_heard = asyncio.get_running_loop().time()
+        publication = Publication.parse(payload)
+        last = publication.entries[-1].id
+        if self._top is not None and publication.predecessor <= self._top:
+            self._extend([entry for entry in publication.entries if entry.id > self._top])
+        elif self._top is None or last > self._top:
+            self._heard = max(self._heard, last)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Read the stream, unless that is under way."""
+        if self._refreshing is None and not self.is_closed:
+            self._refreshing = asyncio.create_task(self._refresh())
+
+    async def _refresh(self) -> None:
+        try:
+            deadline = None
+            while not self.is_closed:
+                try:
+                    is_whole = await self._read()
+                except (RedisError, OSError) as error:
+                    logger.warning("tail of %s cannot read, trying again: %s", self.chat_id, error)
+                    await asyncio.sleep(_RETRY)
+                    continue
+                now = asyncio.get_running_loop().time()
+                if not is_whole:
+                    deadline = deadline or now + HEAL
+                    if now > deadline:
+                        logger.warning("log of %s lost entries that were delivered: ending its streams", self.chat_id)
+                        self.close()
+                        return
+                    await asyncio.sleep(_RETRY)
+                elif self._top is not None and self._top >= self._heard:
+                    return
+        finally:
+            self._refreshing = None
+            self.last_heard = asyncio.get_running_loop().time()
+
+    async def _read(self) -> bool:
+        """Bring `top` to the stream's; False if the stream does not have what this tail has already shown."""
+        if self._top is None:
+            top = await self._log.top(self.chat_id)
+            if top is None:
+                return False
+            self._top = self._base = top
+            self._wake()
+            return True
+        while True:
+            entries = await self._log.read_from(self.chat_id, self._top, _PAGE)
+            if not entries or entries[0].id != self._top:
+                return self._top == TERMINAL
+            self._extend(entries[1:])
+            if len(entries) < _PAGE:
+                return True
+
+    def _extend(self, entries: list[Entry]) -> None:
+        if not entries:
+            return
+        self._ids += [entry.id for entry in entries]
+        self._items += [Item(entry) for entry in entries]
+        self._bytes += sum(len(entry.value) for entry in entries)
+        self._top = entries[-1].id
+        if len(self._ids) > 2 * _RING_ENTRIES or self._bytes > 2 * _RING_BYTES:
+            self._trim()
+        self.queue_position = None
+        self._wake()
+
+    def _trim(self) -> None:
+        """Forget the oldest entries; done seldom, for many at once."""
+        drop, size = max(0, len(self._ids) - _RING_ENTRIES), 0
+        size = sum(len(item.entry.value) for item in self._items[:drop])
+        while drop < len(self._ids) - 1 and self._bytes - size > _RING_BYTES:
+            size += len(self._items[drop].entry.value)
+            drop += 1
+        self._base = self._ids[drop - 1]
+        self._bytes -= size
+        del self._ids[:drop], self._items[:drop]
+
+    def _wake(self) -> None:
+        for follower in self.followers:
+            follower.wake()
+
+    def tell_position(self, position: int | None) -> None:
+        """Let JSON followers know the chat's place in the queue."""
+        if self.is_waiting and position != self.queue_position:
+            self.queue_position = position
+            self._wake()
+
+    def leave(self, follower: Follower) -> None:
+        self.followers.discard(follower)
+        if not self.followers:
+            self.close()
+
+    def close(self) -> None:
+        """End every follower's stream, without a terminal event unless it has had one."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._wake()
+            self._tails.forget(self)
+
+
+class Tails:
+    """This replica's tails, by chat id."""
+
+    def __init__(self, log: ChatLog, queue: JobQueue, subscriber: Subscriber) -> None:
+        self._log = log
+        self._queue = queue
+        self._subscriber = subscriber
+        self._tails: dict[str, Tail] = {}
+        self._is_draining = False
+
+    def follow(self, chat_id: str, after: EntryId, format_: Format, *, cancels_when_left: bool = False) -> Follower:
+        """Follow a chat's log from above `after`; the caller must close the follower."""
+        tail = self._tails.get(chat_id)
+        if tail is None:
+            tail = Tail(chat_id, self, self._log)
+            self._tails[chat_id] = tail
+            self._subscriber.subscribe(keys.log(chat_id), tail)
+        tail.cancels_when_left = cancels_when_left
+        follower = Follower(tail, after, format_)
+        tail.followers.add(follower)
+        if self._is_draining:
+            tail.close()
+        return follower
+
+    def forget(self, tail: Tail) -> None:
+        del self._tails[tail.chat_id]
+        self._subscriber.unsubscribe(keys.log(tail.chat_id))
+
+    def drain(self) -> None:
+        """End every stream between two events; those that come later end at once."""
+        self._is_draining = True
+        for tail in list(self._tails.values()):
+            tail.close()
+
+    async def run(self) -> None:
+        """Watch over all tails together; ends only by cancellation."""
+        while True:
+            await asyncio.sleep(_TICK)
+            now = asyncio.get_running_loop().time()
+            for tail in list(self._tails.values()):
+                if now - tail.last_heard > _SILENCE:
+                    tail.refresh()
+            try:
+                await self._tell_positions()
+                await self._queue.keep_readers(
+                    [chat_id for chat_id, tail in self._tails.items() if tail.cancels_when_left and not tail.is_sealed]
+                )
+            except (RedisError, OSError) as error:
+                logger.warning("tails cannot reach the queue, trying again: %s", error)
+
+    async def _tell_positions(self) -> None:
+        waiting = [tail for tail in self._tails.values() if tail.is_waiting]
+        if waiting:
+            positions = await self._queue.positions([tail.chat_id for tail in waiting])
+            for tail, position in zip(waiting, positions, strict=True):
+                tail.tell_position(position)

@@ -1,0 +1,112 @@
+"""An arq worker that is woken instead of polling.
+
+arq finds jobs by polling its sorted set, running jobs included, with several round trips for each. This worker takes
+the job that the doorbell names, in one round trip, and only while it has a free slot (a full one would swallow the
+bell). A slow poll over the waiting jobs alone stays as the safety net for bells that were lost.
+
+It overrides `main`, `start_jobs` and `_poll_iteration` of arq 0.28's `Worker` (arq/worker.py), and leaves job format,
+results, cron and shutdown as they are.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from arq.worker import Worker
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared import keys
+from shared.queue import JobQueue
+
+logger = logging.getLogger(__name__)
+
+_BELL_WAIT = 1.0
+"""Seconds of one BLPOP; also how long a stopping worker may hold a bell."""
+
+_POLLED = 100
+_POLLS_PER_CLEANING = 60
+_RETRY_PAUSE = 0.2
+
+
+class DoorbellWorker(Worker):
+    """Runs the same settings as arq's own worker. `bell` needs a connection of its own: it blocks."""
+
+    def __init__(self, *, queue: JobQueue, bell: Redis, **options: Any) -> None:
+        super().__init__(**options)
+        self._queue = queue
+        self._bell = bell
+        self._slot_freed = asyncio.Event()
+        self._polls = 0
+
+    @property
+    def _free_slots(self) -> int:
+        return self.max_jobs - self.job_counter if self.allow_pick_jobs else 0
+
+    async def main(self) -> None:
+        """Poll as arq does, and answer the doorbell beside it."""
+        answering = asyncio.create_task(self._answer_doorbell())
+        try:
+            await super().main()
+        finally:
+            answering.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answering
+            await self._bell.aclose()
+
+    async def _answer_doorbell(self) -> None:
+        while True:
+            while self._free_slots == 0:
+                self._slot_freed.clear()
+                await self._slot_freed.wait()
+            try:
+                rung = await self._bell.blpop([keys.DOORBELL], timeout=_BELL_WAIT)  # type: ignore[arg-type]  # seconds may be fractions
+                if rung is None:
+                    continue
+                if self._free_slots > 0:
+                    await self.start_jobs([rung[1]])
+                else:
+                    await self._bell.rpush(keys.DOORBELL, rung[1])
+            except (RedisError, OSError) as error:
+                logger.warning("doorbell unreachable, trying again: %s", error)
+                await asyncio.sleep(_RETRY_PAUSE)
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Start each job that nobody else has, while there are free slots."""
+        for job_id in map(bytes.decode, job_ids):
+            if self._free_slots == 0:
+                return
+            self.job_counter += 1
+            try:
+                score = await self._queue.start(job_id, int(self.in_progress_timeout_s * 1000))
+            except BaseException:
+                self.job_counter -= 1
+                raise
+            if score is None:
+                self.job_counter -= 1
+                continue
+            task = self.loop.create_task(self.run_job(job_id, score))
+            self.tasks[job_id] = task
+            task.add_done_callback(lambda task, job_id=job_id: self._end_job(job_id, task))  # type: ignore[misc]  # a default argument
+
+    def _end_job(self, job_id: str, task: asyncio.Task[Any]) -> None:
+        self.job_counter -= 1
+        self._slot_freed.set()
+        self.tasks.pop(job_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The job's own errors end in its chat; what is left is Redis failing while arq tidied up.
+            logger.warning("arq could not tidy up job %s: %r", job_id, error)
+
+    async def _poll_iteration(self) -> None:
+        try:
+            if self._free_slots > 0:
+                waiting = await self._queue.waiting(min(self._free_slots, _POLLED))
+                await self.start_jobs([job_id.encode() for job_id in waiting])
+            self._polls += 1
+            if self._polls % _POLLS_PER_CLEANING == 0:
+                left = await self._queue.leftovers(int(self.in_progress_timeout_s * 1000), _POLLED)
+                await self.start_jobs([job_id.encode() for job_id in left])
+            await self.heart_beat()
+        except (RedisError, OSError) as error:
+            logger.warning("queue unreachable, trying again: %s", error)

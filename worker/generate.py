@@ -1,0 +1,229 @@
+"""The job: claim a chat, stream the upstream's answer into its log, and end it, whatever happens on the way."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from shared import events, json_text
+from shared.chat import new_token
+from shared.cursor import START
+from shared.events import ChunkEncoder, Json, Transcript, first_choice
+from shared.log import ChatLog, Claimed, Refused
+from shared.queue import JobQueue
+from shared.settings import Settings
+from worker.log_writer import AttemptLog, LogLost, LogWriter
+from worker.upstream import Upstream, UpstreamError, backoff, redact
+
+logger = logging.getLogger(__name__)
+
+_HANDOVER_TIMEOUT = 2.0
+_PAGE = 1000
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the upstream's chunks have said so far about the end of the answer."""
+
+    encoder: ChunkEncoder = field(default_factory=ChunkEncoder)
+    finish_reason: str | None = None
+    usage: Json | None = None
+
+    def take(self, raw: bytes) -> bytes:
+        """Read one chunk; give the value of its log entry.
+
+        Raises:
+            UpstreamError: it is no chunk, or it reports an error.
+        """
+        chunk = _parse_chunk(raw)
+        choice = first_choice(chunk)
+        if choice is not None and isinstance(choice.get("finish_reason"), str):
+            self.finish_reason = choice["finish_reason"]
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
+        return self.encoder.encode(chunk)
+
+
+class Generator:
+    """Generates chats, each in the task that calls `run`. Everything it works with is given to it."""
+
+    def __init__(
+        self,
+        *,
+        log: ChatLog,
+        queue: JobQueue,
+        writer: LogWriter,
+        upstream: Upstream,
+        settings: Settings,
+        worker_id: str,
+    ) -> None:
+        self._log = log
+        self._queue = queue
+        self._writer = writer
+        self._upstream = upstream
+        self._settings = settings
+        self._worker_id = worker_id
+        self._running: dict[str, AttemptLog] = {}
+
+    @property
+    def running(self) -> dict[str, AttemptLog]:
+        """The attempts of this worker, by chat id."""
+        return self._running
+
+    async def run(self, chat_id: str) -> None:
+        """Generate the chat: return when it has ended, or is somebody else's.
+
+        Cancellation hands the chat over to another worker.
+        """
+        token = new_token()
+        claim = await self._log.claim(chat_id, token=token, worker_id=self._worker_id, reason="worker_lost")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.job_timeout
+        if isinstance(claim, Claimed):
+            deadline -= claim.elapsed_ms / 1000
+        while isinstance(claim, Claimed):
+            failure = await self._attempt(chat_id, token, claim, deadline)
+            if failure is None:
+                return
+            pause = backoff(claim.failures)
+            if loop.time() + pause > deadline:
+                await self._log.seal(chat_id, _timed_out(self._settings.job_timeout), only_token=token)
+                return
+            await asyncio.sleep(pause)
+            previous, token = token, new_token()
+            claim = await self._log.claim(
+                chat_id,
+                token=token,
+                worker_id=self._worker_id,
+                previous=previous,
+                reason=failure.code or "upstream_error",
+                failed=True,
+            )
+            if isinstance(claim, Refused):
+                await self._log.seal(chat_id, self._encode_error(failure), only_token=token)
+                return
+        if isinstance(claim, Refused):
+            lost = UpstreamError(
+                "The worker was lost while it generated.", code="worker_lost", type_="server_error", is_final=True
+            )
+            await self._log.seal(chat_id, self._encode_error(lost), only_token=token)
+
+    async def _attempt(self, chat_id: str, token: str, claim: Claimed, deadline: float) -> UpstreamError | None:
+        """Run one attempt; the failure it ended with if there is to be another, None if the chat is settled."""
+        task = asyncio.current_task()
+        assert task is not None
+        log = self._writer.open(chat_id, token, claim.attempt, on_lost=task.cancel)
+        self._running[chat_id] = log
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._stream(log, claim)
+            return None
+        except UpstreamError as failure:
+            with suppress(LogLost):
+                if not failure.is_final and claim.failures + 1 < self._settings.max_attempts:
+                    await log.flushed()
+                    return failure
+                await log.seal(self._encode_error(failure))
+            return None
+        except TimeoutError:
+            with suppress(LogLost):
+                await log.seal(_timed_out(self._settings.job_timeout))
+            return None
+        except LogLost:
+            return None
+        except asyncio.CancelledError:
+            if not log.is_lost:
+                await self._hand_over(log)
+                raise
+            task.uncancel()
+            return None
+        finally:
+            del self._running[chat_id]
+
+    async def _stream(self, log: AttemptLog, claim: Claimed) -> None:
+        request = await self._continuation(log.chat_id, claim.request) if claim.continues else claim.request
+        answer = Answer()
+        async with aclosing(self._upstream.stream(request)) as reads:  # type: ignore[type-var]  # generators all
+            async for chunks in reads:
+                self._append(log, answer, chunks)
+                if log.is_full:
+                    await log.room()
+        if answer.finish_reason is None:
+            raise UpstreamError(
+                "The upstream's answer ended without a finish_reason.", code="upstream_truncated", is_final=False
+            )
+        await log.seal(events.done(answer.finish_reason, answer.usage))
+
+    def _append(self, log: AttemptLog, answer: Answer, chunks: Sequence[bytes]) -> None:
+        for raw in chunks:
+            log.append(answer.take(raw))
+        if log.size > self._settings.max_output:
+            raise UpstreamError(
+                f"The answer is longer than {self._settings.max_output} bytes (PIROPIRO_MAX_OUTPUT).",
+                code="output_too_long",
+                is_final=True,
+            )
+
+    async def _continuation(self, chat_id: str, request: bytes) -> bytes:
+        """The request, with what earlier attempts left as a final assistant message to continue.
+
+        Raises:
+            UpstreamError: they left more than text, which no message can hold unfinished.
+        """
+        entries, after = list[events.Entry](), START
+        while page := await self._log.read(chat_id, after, _PAGE):
+            entries += page
+            after = page[-1].id
+        for entry in entries:
+            if entry.is_chunk and (entry.delta() or {}).get("tool_calls"):
+                raise UpstreamError("A partial tool call cannot be continued.", code="cannot_continue", is_final=True)
+        body: dict[str, Any] = json_text.loads(request)
+        partial = {"role": "assistant", "content": Transcript.of(entries).text}
+        return json_text.dumps({**body, "messages": [*body["messages"], partial], **self._settings.continue_params})
+
+    def _encode_error(self, error: UpstreamError) -> bytes:
+        key = self._settings.openai_api_key
+        secret = key.get_secret_value() if key else ""
+        message, type_, code, param = (
+            redact(text, secret) if text is not None else None
+            for text in (error.message, error.type, error.code, error.param)
+        )
+        return events.error(message or "", type_ or "", code, param)
+
+    async def _hand_over(self, log: AttemptLog) -> None:
+        """Store what is there and enqueue the chat's next attempt; if Redis does not answer, the lease will tell."""
+        try:
+            async with asyncio.timeout(_HANDOVER_TIMEOUT):
+                await log.flushed()
+                await self._queue.hand_over(log.chat_id, log.token, log.attempt, failed=False)
+        except (LogLost, TimeoutError, RedisError, OSError) as error:
+            logger.warning("chat %s not handed over: %r", log.chat_id, error)
+
+
+def _parse_chunk(raw: bytes) -> Json:
+    try:
+        chunk = json_text.loads(raw)
+    except ValueError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise UpstreamError("The upstream sent a malformed chunk.", code="upstream_garbage", is_final=False)
+    if chunk.get("error") and not chunk.get("choices"):
+        raise _reported(chunk["error"])
+    return chunk
+
+
+def _reported(body: Any) -> UpstreamError:
+    """An error that the upstream reports inside its stream."""
+    if not isinstance(body, dict):
+        body = {"message": body if isinstance(body, str) else None}
+    return UpstreamError.of(
+        body, "The upstream reported an error.", is_final=body.get("type") == "invalid_request_error"
+    )
+
+
+def _timed_out(limit: float) -> bytes:
+    return events.error(f"The chat ran longer than {limit:g} s (PIROPIRO_JOB_TIMEOUT).", "server_error", "job_timeout")

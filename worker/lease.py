@@ -1,0 +1,140 @@
+"""Liveness: this worker's heartbeat, and the takeover of chats whose worker fell silent.
+
+Safety does not depend on any of this: whoever claims a chat later wins (`shared.log`). A worker beats once per third of
+the lease, for all its chats together. Every worker watches the others' beats, by its own monotonic clock and only while
+it reaches Redis itself: a beat that has not changed for a whole lease of *uninterrupted watching* is a dead worker's.
+So after an outage everybody gets one whole lease before anybody is presumed dead.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared import keys
+from shared.log import ChatLog, Fenced
+from shared.queue import JobQueue
+from worker.log_writer import AttemptLog
+
+logger = logging.getLogger(__name__)
+
+BEAT = """
+local t = redis.call('TIME')
+redis.call('ZADD', KEYS[1], string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000)), ARGV[1])
+return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+"""
+
+_BEATS_PER_LEASE = 3
+_BEATS_PER_AUDIT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A worker's latest beat, and since when (monotonic seconds) it has been the latest."""
+
+    beat: bytes
+    since: float
+
+
+class Watch:
+    """Who is presumed dead: pure bookkeeping over the beats seen."""
+
+    def __init__(self, lease: float) -> None:
+        self._lease = lease
+        self._sightings: dict[str, Sighting] = {}
+
+    def look(self, beats: dict[str, bytes], now: float) -> list[str]:
+        """Note the workers' latest beats at time `now`; the workers whose beat is a lease old."""
+        self._sightings = {
+            worker: known if (known := self._sightings.get(worker)) and known.beat == beat else Sighting(beat, now)
+            for worker, beat in beats.items()
+        }
+        return [worker for worker, sighting in self._sightings.items() if now - sighting.since > self._lease]
+
+    def blink(self) -> None:
+        """Note that we ourselves could not look: everybody's lease begins anew."""
+        self._sightings.clear()
+
+
+class Lease:
+    """Beats for one worker, watches the others, and audits that the worker's chats are still its own."""
+
+    def __init__(
+        self,
+        *,
+        redis: Redis,
+        log: ChatLog,
+        queue: JobQueue,
+        worker_id: str,
+        lease: float,
+        running: Callable[[], dict[str, AttemptLog]],
+    ) -> None:
+        self._redis = redis
+        self._log = log
+        self._queue = queue
+        self._worker_id = worker_id
+        self._interval = lease / _BEATS_PER_LEASE
+        self._running = running
+        self._watch = Watch(lease)
+        self._beat = redis.register_script(BEAT)
+
+    async def run(self) -> None:
+        """Beat as long as the worker lives; ends only by cancellation."""
+        loop, beats = asyncio.get_running_loop(), 0
+        while True:
+            begun = loop.time()
+            try:
+                dead = await self.beat()
+                for worker in dead:
+                    await self._take_over(worker)
+                beats += 1
+                if beats % _BEATS_PER_AUDIT == 0:
+                    await self.audit()
+            except (RedisError, OSError) as error:
+                self._watch.blink()
+                logger.warning("heartbeat failed, trying again: %s", error)
+            await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
+
+    async def beat(self) -> list[str]:
+        """Give a sign of life; the workers that gave none for a lease."""
+        begun = asyncio.get_running_loop().time()
+        reply = await self._beat(keys=[keys.WORKERS], args=[self._worker_id])
+        now = asyncio.get_running_loop().time()
+        if now - begun > self._interval:
+            self._watch.blink()
+        beats = {worker.decode(): beat for worker, beat in zip(reply[::2], reply[1::2], strict=True)}
+        for worker in set((await self._owners()).values()) - beats.keys():
+            beats[worker] = b""  # it never beat, or its last sign of life was forgotten
+        return [worker for worker in self._watch.look(beats, now) if worker != self._worker_id]
+
+    async def _owners(self) -> dict[str, str]:
+        running = await self._redis.hgetall(keys.RUNNING)
+        return {chat_id.decode(): worker.decode() for chat_id, worker in running.items()}
+
+    async def _take_over(self, dead: str) -> None:
+        chats = [chat_id for chat_id, worker in (await self._owners()).items() if worker == dead]
+        logger.warning("worker %s is silent: handing over its %d chats", dead, len(chats))
+        for chat_id in chats:
+            token, attempt, owner = await self._redis.hmget(keys.record(chat_id), "token", "attempt", "worker")
+            if token and owner == dead.encode():
+                await self._queue.hand_over(chat_id, token.decode(), int(attempt), failed=True)
+            elif token is None:
+                await self._redis.hdel(keys.RUNNING, chat_id)
+        await self._redis.zrem(keys.WORKERS, dead)
+
+    async def audit(self) -> None:
+        """Tell each running attempt that is not the chat's any more, in case the notice of it went astray."""
+        attempts = list(self._running().values())
+        if not attempts:
+            return
+        owners = await self._log.owners([attempt.chat_id for attempt in attempts])
+        for attempt, owner in zip(attempts, owners, strict=True):
+            if owner != attempt.token.encode():
+                attempt.lose(Fenced())
+
+    async def resign(self) -> None:
+        """Leave the list of workers, at an orderly end."""
+        await self._redis.zrem(keys.WORKERS, self._worker_id)
