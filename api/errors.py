@@ -1,11 +1,11 @@
 """Every error the API answers with, in OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`."""
 
 import logging
+from asyncio import timeout
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from asyncio import timeout
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
@@ -128,6 +128,6 @@ async def _answer_nobody(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)
 
 
-async def _answer_unexpected(_: Request, error: Exception) -> Response:
+async def _answer_unexpected(_request: Request, _error: Exception) -> Response:
     """500; the server's own middleware logs the traceback, the client sees none of it."""
     return ApiError(500, "Something went wrong here; it has been logged.", type_="server_error").response()

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 
+from fastapi import Response
 from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
 from api.sse import KEEP_ALIVE, queued_frame
 from api.tail import Follower
-from fastapi import Response
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class StreamResponse(Response):
         self._follower = follower
         self._keepalive = keepalive
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(self._await_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

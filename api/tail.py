@@ -71,8 +71,9 @@ class Follower:
         self.is_closed = False
 
     async def next(self, patience: float) -> bytes | int | None:
-        """What to send next: frames (perhaps empty bytes: nothing within `patience` seconds, or nothing this format
-        shows), a new place in the queue, or None when the stream is over.
+        """What to send next: frames, a new place in the queue, or None when the stream is over.
+
+        Empty frames mean that nothing came within `patience` seconds.
 
         Raises:
             RedisError, OSError: a page could not be read; the position is unchanged.

@@ -15,5 +15,6 @@ def configure() -> None:
         level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {prefix}%(levelname)s %(name)s: %(message)s"
     )
     if process:
-        # The banner says what uvicorn would, once.
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        # The banner says it once for all processes.
+        for chatty in ("uvicorn", "cli.serving"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)

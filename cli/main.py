@@ -22,6 +22,7 @@ app = typer.Typer(
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every address of this machine.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
+Inherited = Annotated[list[int] | None, typer.Option("--fd", hidden=True)]  # `up` binds the sockets for its processes
 
 
 def main() -> None:
@@ -47,25 +48,20 @@ def up(
     It starts an embedded Redis-compatible server, which keeps everything in memory, unless REDIS_URL is set.
     It starts the upstream simulator when neither OPENAI_API_KEY nor OPENAI_BASE_URL is set.
 
-    With --api N above 1 the N processes share the port, and process i also listens alone on port + i
-    (8001, 8002, ...), to address one replica. A process that dies is restarted.
+    With --api N above 1 the N processes share the port; to address one of them, process i also listens on
+    port + i (8001, 8002, ...). A process that dies is restarted.
 
     Ctrl-C stops everything; a second Ctrl-C does so at once.
     """
-    from cli.up import Options, run
+    from cli.up import Options, run  # noqa: PLC0415 - see the module's docstring
 
     run(Options(api=api, workers=workers, host=host, port=port, with_parent=with_parent))
 
 
 @app.command()
-def api(
-    *,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    fd: Annotated[list[int] | None, typer.Option("--fd", hidden=True)] = None,
-) -> None:
+def api(*, host: Host = "127.0.0.1", port: Port = 8000, fd: Inherited = None) -> None:
     """Run one API replica against REDIS_URL."""
-    from cli.api import run
+    from cli.api import run  # noqa: PLC0415 - see the module's docstring
 
     run(host, port, fd or [])
 
@@ -73,20 +69,20 @@ def api(
 @app.command()
 def worker() -> None:
     """Run one worker against REDIS_URL; when told to stop it hands its chats over within PIROPIRO_DRAIN seconds."""
-    from cli.worker import run
+    from cli.worker import run  # noqa: PLC0415 - see the module's docstring
 
     run()
 
 
 @app.command()
-def simulator(*, host: Host = "127.0.0.1", port: Port = 8001) -> None:
+def simulator(*, host: Host = "127.0.0.1", port: Port = 9000, fd: Inherited = None) -> None:
     """Run the OpenAI-compatible upstream simulator, for demos, tests and benchmarks.
 
-    Point workers to it with OPENAI_BASE_URL=http://127.0.0.1:8001/v1 and any OPENAI_API_KEY.
+    Point workers to it with OPENAI_BASE_URL=http://127.0.0.1:9000/v1 and any OPENAI_API_KEY.
     """
-    from cli.simulator import run
+    from cli.simulator import run  # noqa: PLC0415 - see the module's docstring
 
-    run(host, port)
+    run(host, port, fd or [])
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature
@@ -98,7 +94,7 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback sign
 @app.callback()
 def _options(
     *,
-    version: Annotated[  # noqa: ARG001 - handled by its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,14 +24,14 @@ FIRST_DELAY = 0.25  # seconds before the first restart, doubled for each further
 class Program:
     """What to run, and how many seconds it may take to stop before it is killed.
 
-    It logs to standard error, or to `log`.
+    It inherits `sockets` under the same descriptors, and logs to standard error or to `log`.
     """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
     grace: float
-    fds: Sequence[int] = ()
+    sockets: Sequence[socket.socket] = ()
     log: Path | None = None
 
 
@@ -146,7 +147,7 @@ async def _spawn(program: Program) -> asyncio.subprocess.Process:
             env=program.env,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
-            pass_fds=program.fds,
+            pass_fds=[door.fileno() for door in program.sockets],
             start_new_session=True,  # the terminal's Ctrl-C is for the parent, which stops its children in order
             preexec_fn=leash.before_exec(),
         )

@@ -12,7 +12,6 @@ ANSWER_TIMEOUT = 3.0
 
 PING = b"PING\r\n"
 PONG = b"+PONG"
-HTTP = b"HTTP/1.1 "
 HTTP_OK = b"HTTP/1.1 200"
 
 

@@ -1,12 +1,13 @@
 """`piropiro simulator`: the OpenAI-compatible upstream simulator."""
 
+from collections.abc import Sequence
+
 from cli import logs
-from cli.sockets import listen
-from simulator import main as simulator
+from cli.serving import open_listeners, serve
+from simulator.main import app
 
 
-def run(host: str, port: int) -> None:
+def run(host: str, port: int, inherited: Sequence[int]) -> None:
     """Serve until SIGINT or SIGTERM."""
     logs.configure()
-    listen(host, port).close()
-    simulator.run(host, port)
+    serve(app, host, open_listeners(host, port, inherited))

@@ -1,17 +1,21 @@
-"""What the user sees of the stack: progress on standard error, the banner on standard output."""
+"""What the user sees of the stack: its progress on standard error, the banner on standard output."""
 
-from rich.console import Console
+import contextlib
+
+import typer
 
 
 def say(line: str) -> None:
     """Print one line about the stack's life to standard error."""
-    _print(Console(stderr=True), line, style="dim")
+    _print(line, err=True, dim=True)
 
 
 def show(text: str) -> None:
-    """Print a command's output: never wrapped, boxed or interpreted, so that it can be copied."""
-    _print(Console(), text)
+    """Print a command's output as it is, so that it can be copied."""
+    _print(text)
 
 
-def _print(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, soft_wrap=True, markup=False, highlight=False, emoji=False)
+def _print(text: str, *, err: bool = False, dim: bool | None = None) -> None:
+    # The terminal may be gone (SIGHUP), or the reader of a pipe: neither may keep us from stopping the stack.
+    with contextlib.suppress(OSError):
+        typer.secho(text, err=err, dim=dim)

@@ -6,31 +6,39 @@ these, and one that arrives while all are down waits for the next.
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cli import banner, embedded
 from cli.logs import PROCESS_VARIABLE
 from cli.preflight import check_redis, read_settings, without_password
 from cli.processes import Program, Stack
-from cli.readiness import HTTP, HTTP_OK, PING, PONG, get, wait_for_answer
+from cli.readiness import HTTP_OK, PING, PONG, get, wait_for_answer
 from cli.sockets import free_port, http_url, listen, port_of
 from cli.terminal import say, show
+
+# -P: a folder named `api` or `cli` where the user happens to stand is not ours.
+PIROPIRO = (sys.executable, "-P", "-m", "cli")
 
 # At a desk nobody wants to wait for running chats after Ctrl-C.
 DRAIN = "1"
 
 # Seconds from SIGTERM to SIGKILL; workers get their drain on top.
 GRACE = 5.0
-API_GRACE = 10.0  # above cli.api.GRACEFUL_SHUTDOWN
+HTTP_GRACE = 10.0  # above cli.serving.GRACEFUL_SHUTDOWN
 
 READY_WITHIN = 30.0
+
+# A signal may come twice, once to this process and once to its group: no second wish of the user's.
+SAME_SIGNAL = 0.3
 
 
 @dataclass(frozen=True)
@@ -46,19 +54,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Doors:
-    """The listening sockets: one that all replicas share, and with several replicas one for each alone."""
+    """The listening sockets: one that all replicas share, with several replicas one for each alone, the simulator's."""
 
     shared: socket.socket
     alone: Sequence[socket.socket]
+    simulator: socket.socket | None
 
-    def of_replica(self, index: int) -> list[socket.socket]:
-        """What a replica (from 0) listens on."""
-        return [self.shared, *self.alone[index : index + 1]]
+    def of_replica(self, number: int) -> list[socket.socket]:
+        """What a replica, counted from 1, listens on."""
+        return [self.shared, *self.alone[number - 1 : number]]
 
     def close(self) -> None:
-        """Refuse connections from now on."""
-        for door in (self.shared, *self.alone):
-            door.close()
+        """Leave them to the processes that have them."""
+        for door in (self.shared, *self.alone, self.simulator):
+            if door is not None:
+                door.close()
 
 
 class Up:
@@ -77,7 +87,7 @@ class Up:
         stop = self._stop_on_signals()
         start = asyncio.create_task(self._start())
         start.add_done_callback(self.stack.note_failure)
-        ends = {asyncio.create_task(stop.wait()), self.stack.given_up}
+        ends: set[asyncio.Future[Any]] = {asyncio.create_task(stop.wait()), self.stack.given_up}
         if self.options.with_parent:
             ends.add(asyncio.create_task(_parent_ended()))
         done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -91,16 +101,12 @@ class Up:
     async def _start(self) -> None:
         if self.server is not None:
             await self._start_server(self.server)
-        upstream = {} if has_upstream() else await self._start_simulator()
+        upstream = await self._start_simulator(self.doors.simulator) if self.doors.simulator else {}
         say(f"starting {self.options.workers} worker(s) and {self.options.api} API process(es)")
-        drain = float(self.env["PIROPIRO_DRAIN"])
+        self.stack.start(*(self._worker(f"worker-{i}", upstream) for i in range(1, self.options.workers + 1)))
         self.stack.start(
-            *(
-                self._program(f"worker-{number}", ["worker"], GRACE + drain, extra_env=upstream)
-                for number in range(1, self.options.workers + 1)
-            )
+            *(self._http_server(f"api-{i}", "api", self.doors.of_replica(i)) for i in range(1, self.options.api + 1))
         )
-        self.stack.start(*(self._replica(index) for index in range(self.options.api)))
         for door in self.doors.alone or [self.doors.shared]:
             name = "the API" if door is self.doors.shared else f"the API on port {port_of(door)}"
             await wait_for_answer(name, self.options.host, port_of(door), get("/readyz"), HTTP_OK, READY_WITHIN)
@@ -115,31 +121,24 @@ class Up:
         self.stack.start(Program("embedded server", command, self.env, GRACE, log=log))
         await wait_for_answer("the embedded server", "127.0.0.1", port, PING, PONG, READY_WITHIN)
 
-    async def _start_simulator(self) -> dict[str, str]:
-        """The environment that makes a worker use it."""
-        port = free_port()
-        say(f"starting the simulator on {http_url('127.0.0.1', port)}, as there is no OPENAI_API_KEY")
-        self.stack.start(self._program("simulator", ["simulator", "--port", str(port)], GRACE))
-        await wait_for_answer("the simulator", "127.0.0.1", port, get("/"), HTTP, READY_WITHIN)
-        return {"OPENAI_BASE_URL": f"{http_url('127.0.0.1', port)}/v1", "OPENAI_API_KEY": "simulator"}
+    async def _start_simulator(self, door: socket.socket) -> dict[str, str]:
+        """Start it; return the environment that makes a worker use it."""
+        url = http_url("127.0.0.1", port_of(door))
+        say(f"starting the simulator on {url}, as there is no OPENAI_API_KEY")
+        self.stack.start(self._http_server("simulator", "simulator", [door]))
+        await wait_for_answer("the simulator", "127.0.0.1", port_of(door), get("/healthz"), HTTP_OK, READY_WITHIN)
+        return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "simulator"}
 
-    def _replica(self, index: int) -> Program:
-        fds = [door.fileno() for door in self.doors.of_replica(index)]
-        arguments = ["api", *(part for fd in fds for part in ("--fd", str(fd)))]
-        return self._program(f"api-{index + 1}", arguments, API_GRACE, fds=fds)
+    def _http_server(self, name: str, command: str, doors: Sequence[socket.socket]) -> Program:
+        options = [part for door in doors for part in ("--fd", str(door.fileno()))]
+        return Program(name, [*PIROPIRO, command, *options], self._env_of(name), HTTP_GRACE, doors)
 
-    def _program(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        grace: float,
-        *,
-        fds: Sequence[int] = (),
-        extra_env: dict[str, str] | None = None,
-    ) -> Program:
-        # -P: a folder named `api` or `cli` where the user happens to stand is not ours.
-        argv = [sys.executable, "-P", "-m", "cli", *arguments]
-        return Program(name, argv, self.env | (extra_env or {}) | {PROCESS_VARIABLE: name}, grace, fds)
+    def _worker(self, name: str, upstream: Mapping[str, str]) -> Program:
+        grace = GRACE + float(self.env["PIROPIRO_DRAIN"])
+        return Program(name, [*PIROPIRO, "worker"], {**self._env_of(name), **upstream}, grace)
+
+    def _env_of(self, name: str) -> dict[str, str]:
+        return self.env | {PROCESS_VARIABLE: name}
 
     def _facts(self, *, simulated: bool) -> banner.Facts:
         return banner.Facts(
@@ -153,15 +152,18 @@ class Up:
         )
 
     def _stop_on_signals(self) -> asyncio.Event:
-        """Set by the first signal; a further one kills every process."""
+        """Set by the first signal; a later one kills every process."""
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stopped_at = math.inf
 
         def on_signal() -> None:
-            if stop.is_set():
+            nonlocal stopped_at
+            if loop.time() > stopped_at + SAME_SIGNAL:
                 self.stack.kill()
+            stopped_at = min(stopped_at, loop.time())
             stop.set()
 
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
                 loop.add_signal_handler(number, on_signal)
@@ -179,17 +181,12 @@ def run(options: Options) -> None:
         contextlib.closing(_open_doors(options)) as doors,
         tempfile.TemporaryDirectory(prefix="piropiro-") as directory,
     ):
-        server = None
         if os.environ.get("REDIS_URL"):
             check_redis(settings)
+            server = None
         else:
             server = embedded.find_server()
         asyncio.run(_run(options, doors, server, Path(directory)))
-
-
-def has_upstream() -> bool:
-    """Whether the environment names an upstream."""
-    return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
 
 
 async def _run(options: Options, doors: Doors, server: embedded.Server | None, directory: Path) -> None:
@@ -198,10 +195,10 @@ async def _run(options: Options, doors: Doors, server: embedded.Server | None, d
 
 def _open_doors(options: Options) -> Doors:
     shared = listen(options.host, options.port)
-    if options.api == 1:
-        return Doors(shared, [])
-    own_ports = [options.port and options.port + number for number in range(1, options.api + 1)]
-    return Doors(shared, [listen(options.host, port) for port in own_ports])
+    replicas = range(1, options.api + 1) if options.api > 1 else ()
+    alone = [listen(options.host, options.port and options.port + number) for number in replicas]
+    has_upstream = os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")
+    return Doors(shared, alone, None if has_upstream else listen("127.0.0.1", 0))
 
 
 async def _parent_ended() -> None:

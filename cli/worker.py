@@ -2,11 +2,12 @@
 
 from cli import logs
 from cli.preflight import check_redis, read_settings
-from worker import main as worker
+from worker.main import run as work
 
 
 def run() -> None:
     """Work until SIGINT or SIGTERM."""
     logs.configure()
-    check_redis(read_settings())
-    worker.run()
+    settings = read_settings()
+    check_redis(settings)
+    work(settings)

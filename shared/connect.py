@@ -3,13 +3,13 @@
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 
-OUTAGE = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
+OUTAGE = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, OSError)
 """What a command raises when Redis is not reachable or not ready; it may still have been carried out."""
 
 CONNECT_TIMEOUT = 1.0
@@ -50,8 +50,10 @@ def _connect_by_sentinel(redis_url: str, max_connections: int, options: dict[str
         name, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
         sentinels.append((name, int(port)))
     query = dict(parse_qsl(parts.query))
-    sentinel = Sentinel(sentinels, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT, **query})
-    pool = SentinelConnectionPool(
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py
+        sentinels, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT, **query}
+    )
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py
         service or "mymaster",
         sentinel,
         max_connections=max_connections,

@@ -5,8 +5,9 @@ An entry's value is one byte that names its kind, then the payload:
     A{}   accepted           S{model, token}   attempt started       R{reason, token}   attempt restarted
     D{finish_reason, usage}  done              E{error}   failed     X{}   cancelled
 
-The two that begin an attempt are written by the claim script in `shared.log`. The upstream repeats the same envelope (id, model,
-created, …) in every chunk, so an attempt's first chunk is stored whole and lends its envelope to the later ones:
+The two that begin an attempt are written by the claim script in `shared.log`.
+
+The upstream repeats the same envelope (id, model, created, …) in every chunk, so an attempt's first chunk is stored whole and lends its envelope to the later ones:
 
     c<json>   the chunk as it came; the first one of an attempt is its envelope
     d<json>   the members in which the chunk differs from the envelope
@@ -145,10 +146,10 @@ class ChunkEncoder:
 
     def _bare_text(self, chunk: Json) -> bytes | None:
         """The text form, if the chunk is the envelope with nothing but another text in it."""
-        choice = _plain_choice(chunk)
-        if choice is None or self._choice is None or chunk.keys() != self._envelope.keys():  # type: ignore[union-attr]  # an envelope came with the choice
+        choice, envelope = _plain_choice(chunk), self._envelope
+        if choice is None or self._choice is None or envelope is None or chunk.keys() != envelope.keys():
             return None
-        delta = choice["delta"]
+        delta: Json = choice["delta"]
         if len(delta) != 1 or not isinstance(delta.get("content"), str) or choice.keys() != self._choice.keys():
             return None
         if not all(name == "delta" or _is_same(self._choice[name], value) for name, value in choice.items()):
@@ -156,7 +157,7 @@ class ChunkEncoder:
         if not all(name == "choices" or self._has(name, value) for name, value in chunk.items()):
             return None
         try:
-            return Kind.TEXT_CHUNK.value + delta["content"].encode()
+            return Kind.TEXT_CHUNK.value + str(delta["content"]).encode()
         except UnicodeEncodeError:  # a lone surrogate has no UTF-8
             return None
 

@@ -1,7 +1,7 @@
-"""JSON for everything that Python's `str` can hold, lone surrogates included.
+r"""JSON for everything that Python's `str` can hold, lone surrogates included.
 
 msgspec is several times faster than the standard library and keeps integers of any size, but it refuses a lone
-surrogate (`"\\ud83d"`: half an emoji, which some upstreams send when they split one between two chunks). The standard
+surrogate (`"\ud83d"`: half an emoji, which some upstreams send when they split one between two chunks). The standard
 library takes over there, so that nothing an upstream says is lost.
 """
 

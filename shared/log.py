@@ -1,4 +1,4 @@
-"""The chat's log: one Redis stream per chat whose entry ids are chosen by the writer.
+r"""The chat's log: one Redis stream per chat whose entry ids are chosen by the writer.
 
 The theory, once
 ================
@@ -24,13 +24,14 @@ same, or tells the writer from where to go on. Hence:
 
 Publication: each script publishes what it appended on the channel named like the log, as
 
-    <predecessor id> <first id> <length>,<length>,…\\n<values, concatenated>
+    <predecessor id> <first id> <length>,<length>,…\n<values, concatenated>
 
 A reader whose top is the predecessor has missed nothing; any other reader reads the stream.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
@@ -297,10 +298,7 @@ class ChatLog:
                 chat_keys = [keys.record(batch.chat_id), keys.log(batch.chat_id)]
                 if batch.terminal is not None:
                     chat_keys += [keys.RUNNING, keys.WAITING]
-                pipe.evalsha(
-                    self._append.sha,
-                    len(chat_keys),
-                    *chat_keys,
+                args: list[Any] = [
                     batch.token,
                     str(batch.predecessor),
                     batch.attempt,
@@ -309,7 +307,8 @@ class ChatLog:
                     batch.chat_id,
                     self._retention_ms,
                     *batch.values,
-                )
+                ]
+                pipe.evalsha(self._append.sha, len(chat_keys), *chat_keys, *args)
             replies = await pipe.execute(raise_on_error=False)
         return [reply if isinstance(reply, RedisError) else _append_result(reply) for reply in replies]
 
@@ -366,7 +365,7 @@ class ChatLog:
         """The claim token of each chat that still runs; None for one that has ended or is gone."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for chat_id in chat_ids:
-                pipe.hmget(keys.record(chat_id), "token", "status")
+                pipe.hmget(keys.record(chat_id), ["token", "status"])
             rows = await pipe.execute()
         return [token if status == b"running" else None for token, status in rows]
 

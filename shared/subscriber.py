@@ -75,7 +75,7 @@ class Subscriber:
         while True:
             connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
                 pause = 0.0
                 await self._converse(connection)
             except (RedisError, OSError) as error:

@@ -15,14 +15,14 @@ from simulator.tokens import clusters, is_japanese
 _ECHO = 60
 _COUNT = 500
 
-_SUM = re.compile(r"(?<![\d.])(\d{1,9})(?:\s*([+*×÷])\s*|\s+([-/])\s+)(\d{1,9})(?![\d.])")
+_SUM = re.compile(r"(?<![\d.])(\d{1,9})(?:\s*([+*\u00d7÷])\s*|\s+([-/])\s+)(\d{1,9})(?![\d.])")
 _COUNT_TO = re.compile(r"\bcount\b.{0,24}?\bto (\d{1,9})|(\d{1,9})まで数え", re.IGNORECASE)
 _LONG = re.compile(
-    r"\b(long|detailed|in depth|essay|at length)\b|長い|長く|長め|長文|詳し|くわしく|たっぷり", re.IGNORECASE
+    r"(?<!how )\b(long|detailed|in depth|essay|at length)\b|長い|長く|長め|長文|詳し|くわしく|たっぷり", re.IGNORECASE
 )
 _GREETING = re.compile(
     r"(やっほ|こんにち|こんばん|おはよ|もしもし|はじめまして|ハロー|ヤッホ"
-    r"|(?:hello|hi|hey|hiya|howdy|yo|greetings|good (?:morning|afternoon|evening|day))\b)[^?？]{0,24}$",
+    r"|(?:hello|hi|hey|hiya|howdy|yo|greetings|good (?:morning|afternoon|evening|day))\b)[^?]{0,16}$",
     re.IGNORECASE,
 )
 # The first that matches is the topic, so the particular ones come before the general.
@@ -55,7 +55,7 @@ _OPERATIONS: dict[str, Callable[[int, int], float]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "×": lambda a, b: a * b,
+    "\u00d7": lambda a, b: a * b,
     "/": lambda a, b: a / b if b else float("nan"),
     "÷": lambda a, b: a / b if b else float("nan"),
 }
@@ -108,7 +108,8 @@ def _greet(word: str, phrases: Phrases) -> str:
 
 def _calculate(found: re.Match[str]) -> str:
     left, right, operator = int(found[1]), int(found[4]), found[2] or found[3]
-    return f"{left} {operator} {right} = {_OPERATIONS[operator](left, right):.12g}"
+    result = _OPERATIONS[operator](left, right)
+    return f"{left} {operator} {right} = {result if isinstance(result, int) else format(result, '.12g')}"
 
 
 def _echo(text: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from simulator.reply import Choice, Reply
-from simulator.script import Script
 from simulator.tokens import tokenise
 
 FINGERPRINT = "fp_simulator"
@@ -29,6 +28,7 @@ class Head:
 
     @property
     def id(self) -> str:
+        """The completion's id."""
         return f"chatcmpl-{self.digest[:24]}"
 
     def call_id(self, choice: int, position: int) -> str:

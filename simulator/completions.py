@@ -71,12 +71,14 @@ def require_key(authorization: str) -> None:
 
 async def _respond(response: Response, head: Head, question: Question, script: Script, faults: list[AnyFault]) -> None:
     for fault in faults:
-        if isinstance(fault, SlowHeadersFault):
-            await response.pause(fault.kind, fault.seconds)
-        elif isinstance(fault, StatusFault):
-            await response.pause(fault.kind, 0)
-            await response.refuse(fault.error(), f"fault:{fault.kind}")
-            return
+        match fault:
+            case SlowHeadersFault():
+                response.note(fault.kind)
+                await asyncio.sleep(fault.seconds)
+            case StatusFault():
+                response.note(fault.kind)
+                await response.refuse(fault.error(), f"fault:{fault.kind}")
+                return
     reply = write_reply(question, script)
     with_logprobs = bool(question.logprobs)
     if question.stream:
@@ -91,23 +93,24 @@ async def _complete(
     response: Response, head: Head, reply: Reply, faults: list[AnyFault], *, with_logprobs: bool
 ) -> None:
     """Answer in one piece; the first fault that ends the answer decides, stalls come before it."""
+    unfinished = write_completion(head, reply, with_logprobs=with_logprobs, is_finished=False)
     for fault in faults:
-        body = write_completion(head, reply, with_logprobs=with_logprobs, is_finished=False)
+        if isinstance(fault, SlowHeadersFault):
+            continue
+        response.note(fault.kind)
         outcome = f"fault:{fault.kind}"
         match fault:
             case StallFault():
-                await response.pause(fault.kind, fault.seconds)
+                await asyncio.sleep(fault.seconds)
                 continue
             case ErrorFault():
                 await response.refuse(fault.error(), outcome)
             case CutFault():
-                await response.break_off(body, outcome)
+                await response.break_off(unfinished, outcome)
             case GarbageFault():
                 await response.answer(200, fault.text.encode(), outcome)
             case TruncateFault() | DoneWithoutFinishFault():
-                await response.answer(200, body, outcome)
-            case _:
-                continue
+                await response.answer(200, unfinished, outcome)
         return
     await response.answer(200, write_completion(head, reply, with_logprobs=with_logprobs), "finished")
 
@@ -130,13 +133,16 @@ def _noted(headers: Headers) -> dict[str, str | bool]:
 
 
 async def _while_connected(exchange: Coroutine[None, None, None], receive: Receive, record: Record) -> None:
-    """Run `exchange`, but no longer than the client stays; note in the record if it left."""
+    """Run `exchange`, but no longer than the client stays and the server runs; note in the record what ended it."""
     work = asyncio.create_task(exchange)
     watch = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             record.close("client_closed")
+    except asyncio.CancelledError:
+        # Only the server cancels, when it shuts down, and would log a traceback for every open stream.
+        record.close("shutdown")
     finally:
         watch.cancel()
         work.cancel()

@@ -15,7 +15,7 @@ _KEYS = 10_000
 class Record:
     """One request. Times are Unix milliseconds; `retry` counts the earlier requests with the same key.
 
-    `outcome` is running, finished, client_closed, `rejected:<status>` or `fault:<kind>` if a fault ended it;
+    `outcome` is running, finished, client_closed, shutdown, `rejected:<status>` or `fault:<kind>` if a fault ended it;
     `faults` lists every kind that took effect, also those that the stream went on after.
     """
 

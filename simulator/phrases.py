@@ -111,26 +111,49 @@ ENGLISH = Phrases(
     },
     phrasebook=_PHRASEBOOK,
     journey=(
-        "Since you asked for something longer, let me tell you how these words reach you. Your question came in as one "
-        "HTTP request. The API checked it, gave it an id, and put it into a queue in Redis; then it was free for the "
-        "next one. That is all it does with a question, which is why it can take so many.",
-        "A worker picked the question up and asked the upstream, which is me. Every few milliseconds I send a piece of "
-        "a word, and the worker appends it to the log of this chat. If that worker died now, another would notice that "
-        "its lease has run out and take over, and the log would say where a new attempt begins.",
-        "On the other side, your connection follows the log. It first reads what is already there, then waits for "
-        "more. If it breaks, nothing happens to the answer: I go on talking, the log goes on growing, and whoever "
-        "comes back with the id of the last piece gets the next one.",
-        "At the end there is exactly one last entry, which says that all is said, or what went wrong. An answer that "
-        "merely stops is never taken for a finished one.",
+        (
+            "Since you asked for something longer, let me tell you how these words reach you. Your question came in "
+            "as one "
+            "HTTP request. The API checked it, gave it an id, and put it into a queue in Redis; then it was free "
+            "for the "
+            "next one. That is all it does with a question, which is why it can take so many."
+        ),
+        (
+            "A worker picked the question up and asked the upstream, which is me. Every few milliseconds I send a "
+            "piece of "
+            "a word, and the worker appends it to the log of this chat. If that worker died now, another would "
+            "notice that "
+            "its lease has run out and take over, and the log would say where a new attempt begins."
+        ),
+        (
+            "On the other side, your connection follows the log. It first reads what is already there, then waits for "
+            "more. If it breaks, nothing happens to the answer: I go on talking, the log goes on growing, and whoever "
+            "comes back with the id of the last piece gets the next one."
+        ),
+        (
+            "At the end there is exactly one last entry, which says that all is said, or what went wrong. An answer "
+            "that "
+            "merely stops is never taken for a finished one."
+        ),
     ),
     notes=(
-        "By the way: no API key is set, so this is Piropiro's simulator talking and not a real model. But the way is "
-        "real: each piece of this text went from a worker through the queue to you. Reload the page or cut the "
-        "connection, and it goes on exactly where it stopped.",
-        "I am the simulator that answers as long as no API key is set. My words are canned, their journey is not: they "
-        "come through the queue, piece by piece, and if you cut the connection now you can resume at this very word.",
-        "This was the built-in simulator; set OPENAI_API_KEY and a real model answers instead. The queue, the log and "
-        "the stream stay the same, so do try to reload in mid-sentence: nothing is lost and nothing comes twice.",
+        (
+            "By the way: no API key is set, so this is Piropiro's simulator talking and not a real model. But the "
+            "way is "
+            "real: each piece of this text went from a worker through the queue to you. Reload the page or cut the "
+            "connection, and it goes on exactly where it stopped."
+        ),
+        (
+            "I am the simulator that answers as long as no API key is set. My words are canned, their journey is "
+            "not: they "
+            "come through the queue, piece by piece, and if you cut the connection now you can resume at this very "
+            "word."
+        ),
+        (
+            "This was the built-in simulator; set OPENAI_API_KEY and a real model answers instead. The queue, the "
+            "log and "
+            "the stream stay the same, so do try to reload in mid-sentence: nothing is lost and nothing comes twice."
+        ),
     ),
 )
 
@@ -156,25 +179,31 @@ JAPANESE = Phrases(
     ),
     topics={
         "resume": (
-            "ストリームのイベントには一つずつ id が付いていて、それがカーソルになります。接続が切れたら、最後に受け取った id を "
-            "Last-Event-ID ヘッダーか ?after= で送ってください。ちょうどその続きから届きます。抜けも重複もありません。\n\n"
+            "ストリームのイベントには一つずつ id が付いていて、それがカーソルになります。"
+            "接続が切れたら、最後に受け取った id を "
+            "Last-Event-ID ヘッダーか ?after= で送ってください。ちょうどその続きから届きます。"
+            "抜けも重複もありません。\n\n"
             "つなぎ直す先は、どの API レプリカでもかまいません。答えは API ではなく Redis のログにあるからです。"
             "API はまず保存済みの分を読み直し、それから書き込み中の分を追いかけます。"
         ),
-        "translation": "英語:{english}\n日本語:{japanese}",
+        "translation": "英語: {english}\n日本語: {japanese}",
         "untranslated": (
-            "「{asked}」は、わたしの小さな単語帳には載っていませんでした。「おはよう」「ありがとう」と猫の話なら訳せます。"
+            "「{asked}」は、わたしの小さな単語帳には載っていませんでした。"
+            "「おはよう」「ありがとう」と猫の話なら訳せます。"
             "それ以外は、本物のモデルにおまかせください。"
         ),
         "code": f"届いた答えをそのまま表示していく、小さなクライアントです。\n\n{_CODE}",
         "piropiro": (
-            "ピロピロは、言語モデルの答えをキューに通してストリーミングするしくみです。名前は、文字が一つずつ届くときの音から来ています。"
-            "API が質問をキューに入れ、ワーカーがそれを受け取ってモデルにたずね、答えを少しずつログに書き足します。"
+            "ピロピロは、言語モデルの答えをキューに通してストリーミングするしくみです。"
+            "名前は、文字が一つずつ届くときの音から来ています。"
+            "API が質問をキューに入れ、ワーカーがそれを受け取ってモデルにたずね、"
+            "答えを少しずつログに書き足します。"
             "API はそのログを読んで、あなたに届けます。\n\n"
             "だから片方だけを再起動したり増やしたりできますし、文の途中で席を立っても、続きから読めます。"
         ),
         "identity": (
-            "わたしはピロピロのシミュレーターです。OpenAI と同じ API を話す小さなプログラムで、答えは少ししか知りません。"
+            "わたしはピロピロのシミュレーターです。OpenAI と同じ API を話す小さなプログラムで、"
+            "答えは少ししか知りません。"
             "デモやテストやベンチマークで、言語モデルの代役をしています。"
         ),
         "story": (
@@ -191,27 +220,47 @@ JAPANESE = Phrases(
             "2. 同じチャットを二つのウィンドウで開く\n"
             "3. 話している途中でワーカーを止めて、また動かす\n"
             "4. API を二つ動かして、もう片方につなぎ直す\n"
-            "5. 途中でキャンセルする(気にしませんよ)"
+            "5. 途中でキャンセルする (気にしませんよ)"
         ),
         "thanks": "どういたしまして!少しずつですが、お届けできてよかったです。",
     },
     phrasebook=_PHRASEBOOK,
     journey=(
-        "長めにということなので、この文字たちがどうやって届いているのかをお話しします。あなたの質問は、一つの HTTP リクエストとして届きました。"
-        "API は中身を確かめ、番号を付けて、Redis のキューに入れます。API の仕事はそれだけなので、すぐに次の質問を受け取れます。",
-        "次に、ワーカーが質問を取り出して、上流のモデル、つまりわたしにたずねます。わたしが少しずつ返す言葉を、ワーカーはチャットのログに書き足していきます。"
-        "もしここでワーカーが倒れても、別のワーカーが気づいて引き継ぎ、どこから新しい試みが始まったかもログに残ります。",
-        "一方、あなたの接続はそのログを追いかけています。まず保存済みの分を読み、それから続きを待ちます。"
-        "接続が切れても、答えには何も起こりません。最後に受け取った id を持って戻れば、その次の一文字から届きます。",
-        "そして最後には、終わりを告げる記録が必ず一つだけ書かれます。途中で止まっただけの答えが、完成した答えとして扱われることはありません。",
+        (
+            "長めにということなので、この文字たちがどうやって届いているのかをお話しします。"
+            "あなたの質問は、一つの HTTP リクエストとして届きました。"
+            "API は中身を確かめ、番号を付けて、Redis のキューに入れます。API の仕事はそれだけなので、"
+            "すぐに次の質問を受け取れます。"
+        ),
+        (
+            "次に、ワーカーが質問を取り出して、上流のモデル、つまりわたしにたずねます。"
+            "わたしが少しずつ返す言葉を、ワーカーはチャットのログに書き足していきます。"
+            "もしここでワーカーが倒れても、別のワーカーが気づいて引き継ぎ、"
+            "どこから新しい試みが始まったかもログに残ります。"
+        ),
+        (
+            "一方、あなたの接続はそのログを追いかけています。まず保存済みの分を読み、それから続きを待ちます。"
+            "接続が切れても、答えには何も起こりません。最後に受け取った id を持って戻れば、その次の一文字から届きます。"
+        ),
+        (
+            "そして最後には、終わりを告げる記録が必ず一つだけ書かれます。途中で止まっただけの答えが、"
+            "完成した答えとして扱われることはありません。"
+        ),
     ),
     notes=(
-        "ちなみに、いまは API キーが設定されていないので、本物のモデルの代わりにシミュレーターがお答えしています。"
-        "でも道のりは本物です。この文は少しずつワーカーからキューを通って届いています。"
-        "リロードしても接続を切っても、ちょうど続きから再開します。",
-        "お話ししているのは、API キーがないときに答えるシミュレーターです。言葉は作り置きですが、キューを通る旅は本物。"
-        "いま接続を切っても、この文字の続きから読めますよ。",
-        "ここまで、内蔵のシミュレーターがお届けしました。OPENAI_API_KEY を設定すると、本物のモデルが答えます。"
-        "キューもログも配信も同じなので、ぜひ文の途中でリロードしてみてください。何も失われず、重複もしません。",
+        (
+            "ちなみに、いまは API キーが設定されていないので、本物のモデルの代わりにシミュレーターがお答えしています。"
+            "でも道のりは本物です。この文は少しずつワーカーからキューを通って届いています。"
+            "リロードしても接続を切っても、ちょうど続きから再開します。"
+        ),
+        (
+            "お話ししているのは、API キーがないときに答えるシミュレーターです。言葉は作り置きですが、"
+            "キューを通る旅は本物。"
+            "いま接続を切っても、この文字の続きから読めますよ。"
+        ),
+        (
+            "ここまで、内蔵のシミュレーターがお届けしました。OPENAI_API_KEY を設定すると、本物のモデルが答えます。"
+            "キューもログも配信も同じなので、ぜひ文の途中でリロードしてみてください。何も失われず、重複もしません。"
+        ),
     ),
 )

@@ -10,6 +10,8 @@ from simulator.script import invalid
 
 
 class Message(Struct, frozen=True):
+    """One message; its other fields do not matter here."""
+
     role: str
     content: str | list[dict[str, Any]] | None = None
 
@@ -22,6 +24,8 @@ class Message(Struct, frozen=True):
 
 
 class StreamOptions(Struct, frozen=True):
+    """The part of `stream_options` that is honoured."""
+
     include_usage: bool | None = None
 
 
@@ -40,6 +44,7 @@ class Question(Struct, frozen=True):
 
     @property
     def include_usage(self) -> bool:
+        """Whether the stream ends with usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
@@ -59,6 +64,7 @@ class Question(Struct, frozen=True):
 
     @property
     def prompt_tokens(self) -> int:
+        """A plausible number for usage."""
         return 3 + sum(4 + len(message.text) // 3 for message in self.messages)
 
 

@@ -49,10 +49,9 @@ class Response:
         else:
             self._record.close(outcome)
 
-    async def pause(self, kind: str, seconds: float) -> None:
-        """Note that the fault `kind` takes effect, and wait."""
-        self._record.faults.append(kind)
-        await asyncio.sleep(seconds)
+    def note(self, fault: str) -> None:
+        """Note in the record that a fault takes effect."""
+        self._record.faults.append(fault)
 
     async def _play(self, steps: Iterator[Step], fragment: int | None) -> End:
         # Deadlines are absolute, so late wake-ups do not add up; only a pause moves what follows it.
@@ -72,7 +71,8 @@ class Response:
                     continue
             await self._flush(batch, fragment)
             if isinstance(step, Strike):
-                await self.pause(step.kind, step.pause)
+                self.note(step.kind)
+                await asyncio.sleep(step.pause)
                 started += step.pause
             elif isinstance(step, End):
                 return step

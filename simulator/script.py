@@ -52,8 +52,8 @@ from simulator.errors import ApiError
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 FOREVER = 86_400.0
-Count = Annotated[int, Meta(ge=0, le=10_000_000)]
-_Positive = Annotated[int, Meta(ge=1, le=10_000_000)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+_Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
 _Printable = Annotated[str, Meta(pattern=r"^[\x20-\x7e]*$")]
 _RESERVED = {"choices", "usage"}
 
@@ -65,6 +65,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_f
 
     @property
     def kind(self) -> str:
+        """Its name in scripts and records."""
         return str(self.__struct_config__.tag)
 
     def applies(self, retry: int) -> bool:
@@ -72,7 +73,9 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_f
         return self.times is None or retry < self.times
 
 
-class StatusFault(Fault, tag="status"):
+class StatusFault(Fault, frozen=True, tag="status"):
+    """An HTTP error instead of an answer."""
+
     status: Annotated[int, Meta(ge=400, le=599)] = 500
     message: str = "The simulator was told to fail."
     type: str | None = None
@@ -89,17 +92,21 @@ class StatusFault(Fault, tag="status"):
         return ApiError(self.status, self.message, kind=self.type, code=self.code, headers=headers)
 
 
-class SlowHeadersFault(Fault, tag="slow_headers"):
+class SlowHeadersFault(Fault, frozen=True, tag="slow_headers"):
+    """Silence before the response begins."""
+
     seconds: Seconds = FOREVER
 
 
-class MidwayFault(Fault):
+class MidwayFault(Fault, frozen=True):
     """A fault that comes after so many deltas."""
 
     after: Count = 0
 
 
-class ErrorFault(MidwayFault, tag="error"):
+class ErrorFault(MidwayFault, frozen=True, tag="error"):
+    """An error event, as servers send it when they fail in mid-stream."""
+
     message: str = "The simulator was told to fail in mid-stream."
     type: str = "server_error"
     code: str | None = None
@@ -109,23 +116,27 @@ class ErrorFault(MidwayFault, tag="error"):
         return ApiError(500, self.message, kind=self.type, code=self.code)
 
 
-class CutFault(MidwayFault, tag="cut"):
-    pass
+class CutFault(MidwayFault, frozen=True, tag="cut"):
+    """A lost connection."""
 
 
-class TruncateFault(MidwayFault, tag="truncate"):
-    pass
+class TruncateFault(MidwayFault, frozen=True, tag="truncate"):
+    """An end that says nothing about why."""
 
 
-class DoneWithoutFinishFault(MidwayFault, tag="done_without_finish"):
-    pass
+class DoneWithoutFinishFault(MidwayFault, frozen=True, tag="done_without_finish"):
+    """An end that only claims to be one."""
 
 
-class GarbageFault(MidwayFault, tag="garbage"):
+class GarbageFault(MidwayFault, frozen=True, tag="garbage"):
+    """Bytes that are no chunk."""
+
     text: str = 'data: {"id": "chatcmpl-, "choices": [}\n\n'
 
 
-class StallFault(MidwayFault, tag="stall"):
+class StallFault(MidwayFault, frozen=True, tag="stall"):
+    """Silence in mid-stream."""
+
     seconds: Seconds = FOREVER
 
 
@@ -134,6 +145,8 @@ AnyFault = StatusFault | SlowHeadersFault | InStream
 
 
 class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
+    """One call the answer consists of."""
+
     name: str
     arguments: str | dict[str, Any] = "{}"
 

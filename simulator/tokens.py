@@ -14,7 +14,7 @@ _PLAIN = rf"(?!{_MARK}|\u200d)"
 _PIECE = re.compile(
     rf"(?:\r\n|\r|\n)+[ \t]*"
     rf"|[{_KANA}]{{2}}{_PLAIN}"
-    rf"| ?{_LETTER}{{1,8}}{_PLAIN}"
+    rf"| ?{_LETTER}{{1,6}}{_PLAIN}"
     rf"| ?[0-9]{{1,3}}{_PLAIN}"
     rf"| ?[!-/:-@\[-`{{-~]{{1,3}}{_PLAIN}"
     rf"|[ \t]+{_PLAIN}"

@@ -22,7 +22,7 @@ from shared.queue import JobQueue
 
 logger = logging.getLogger(__name__)
 
-_BELL_WAIT = 1.0
+_BELL_WAIT = 1
 """Seconds of one BLPOP; also how long a stopping worker may hold a bell."""
 
 _POLLED = 100
@@ -61,13 +61,13 @@ class DoorbellWorker(Worker):
                 self._slot_freed.clear()
                 await self._slot_freed.wait()
             try:
-                rung = await self._bell.blpop([keys.DOORBELL], timeout=_BELL_WAIT)  # type: ignore[arg-type]  # seconds may be fractions
+                rung = await self._bell.blpop([keys.DOORBELL], timeout=_BELL_WAIT)  # type: ignore[misc]  # redis-py types two clients at once
                 if rung is None:
                     continue
                 if self._free_slots > 0:
                     await self.start_jobs([rung[1]])
                 else:
-                    await self._bell.rpush(keys.DOORBELL, rung[1])
+                    await self._bell.rpush(keys.DOORBELL, rung[1])  # type: ignore[misc]  # the same
             except (RedisError, OSError) as error:
                 logger.warning("doorbell unreachable, trying again: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE)

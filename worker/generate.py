@@ -121,28 +121,25 @@ class Generator:
         try:
             async with asyncio.timeout_at(deadline):
                 await self._stream(log, claim)
-            return None
         except UpstreamError as failure:
             with suppress(LogLost):
                 if not failure.is_final and claim.failures + 1 < self._settings.max_attempts:
                     await log.flushed()
                     return failure
                 await log.seal(self._encode_error(failure))
-            return None
         except TimeoutError:
             with suppress(LogLost):
                 await log.seal(_timed_out(self._settings.job_timeout))
-            return None
         except LogLost:
-            return None
+            pass
         except asyncio.CancelledError:
             if not log.is_lost:
                 await self._hand_over(log)
                 raise
             task.uncancel()
-            return None
         finally:
             del self._running[chat_id]
+        return None
 
     async def _stream(self, log: AttemptLog, claim: Claimed) -> None:
         request = await self._continuation(log.chat_id, claim.request) if claim.continues else claim.request

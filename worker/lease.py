@@ -111,18 +111,20 @@ class Lease:
         return [worker for worker in self._watch.look(beats, now) if worker != self._worker_id]
 
     async def _owners(self) -> dict[str, str]:
-        running = await self._redis.hgetall(keys.RUNNING)
+        running = await self._redis.hgetall(keys.RUNNING)  # type: ignore[misc]  # redis-py types two clients at once
         return {chat_id.decode(): worker.decode() for chat_id, worker in running.items()}
 
     async def _take_over(self, dead: str) -> None:
         chats = [chat_id for chat_id, worker in (await self._owners()).items() if worker == dead]
         logger.warning("worker %s is silent: handing over its %d chats", dead, len(chats))
         for chat_id in chats:
-            token, attempt, owner = await self._redis.hmget(keys.record(chat_id), "token", "attempt", "worker")
+            token, attempt, owner = await self._redis.hmget(  # type: ignore[misc]  # the same
+                keys.record(chat_id), ["token", "attempt", "worker"]
+            )
             if token and owner == dead.encode():
                 await self._queue.hand_over(chat_id, token.decode(), int(attempt), failed=True)
             elif token is None:
-                await self._redis.hdel(keys.RUNNING, chat_id)
+                await self._redis.hdel(keys.RUNNING, chat_id)  # type: ignore[misc]  # the same
         await self._redis.zrem(keys.WORKERS, dead)
 
     async def audit(self) -> None:

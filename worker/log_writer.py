@@ -34,7 +34,12 @@ class AttemptLog:
     """The log as one attempt writes it. Made by `LogWriter.open`."""
 
     def __init__(
-        self, chat_id: str, token: str, attempt: int, mark: Callable[["AttemptLog"], None], on_lost: Callable[[], None]
+        self,
+        chat_id: str,
+        token: str,
+        attempt: int,
+        mark: Callable[["AttemptLog"], None],
+        on_lost: Callable[[], object],
     ) -> None:
         self.chat_id = chat_id
         self.token = token
@@ -113,7 +118,8 @@ class AttemptLog:
             if self.is_lost:
                 self._on_lost()
 
-    def _next_batch(self) -> Batch:
+    def next_batch(self) -> Batch:
+        """What to send next: a bounded run of what is not stored, then the terminal entry if that is all."""
         start, end, size = self._stored, self._stored, 0
         while end < len(self._values) and end - start < _BATCH_VALUES and size < _BATCH_BYTES:
             size += len(self._values[end])
@@ -121,7 +127,8 @@ class AttemptLog:
         terminal = self._terminal if end == len(self._values) else None
         return Batch(self.chat_id, self.token, self.attempt, start + 1, self._values[start:end], terminal)
 
-    def _settle(self, batch: Batch, result: AppendResult) -> None:
+    def settle(self, batch: Batch, result: AppendResult) -> None:
+        """Take the log's answer to a batch."""
         match result:
             case Appended():
                 self._store(batch.first_seq - 1 + len(batch.values))
@@ -149,7 +156,7 @@ class LogWriter:
         self._dirty: dict[AttemptLog, None] = {}
         self._is_dirty = asyncio.Event()
 
-    def open(self, chat_id: str, token: str, attempt: int, on_lost: Callable[[], None]) -> AttemptLog:
+    def open(self, chat_id: str, token: str, attempt: int, on_lost: Callable[[], object]) -> AttemptLog:
         """Begin writing an attempt that `token` has claimed; `on_lost` is called once if the log is taken from it."""
         return AttemptLog(chat_id, token, attempt, self._mark, on_lost)
 
@@ -172,7 +179,7 @@ class LogWriter:
 
     async def _flush(self, logs: list[AttemptLog]) -> bool:
         """Store one batch of each log; False if some must be sent again after a pause."""
-        batches = [log._next_batch() for log in logs]
+        batches = [log.next_batch() for log in logs]
         try:
             results = await self._log.append(batches)
         except (RedisError, OSError) as error:
@@ -186,7 +193,7 @@ class LogWriter:
                 refusal = result
                 self._mark(log)
             else:
-                log._settle(batch, result)
+                log.settle(batch, result)
         if refusal is not None:
             logger.warning("append refused, trying again: %s", refusal)
         return refusal is None

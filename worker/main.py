@@ -59,7 +59,7 @@ def arq_options(settings: Settings, make_upstream: Callable[[Settings], Upstream
         await stack.aclose()
 
     return {
-        "functions": [func(generate, name=GENERATE)],  # type: ignore[arg-type]  # arq's protocol wants *args
+        "functions": [func(generate, name=GENERATE)],
         "queue_name": keys.QUEUE,
         "redis_pool": ArqRedis(
             connect(settings.redis_url).connection_pool,

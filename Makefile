@@ -1,0 +1,50 @@
+# On a machine with Python 3.11, 3.12 or 3.13 (with its venv module) and make, every target works from nothing.
+
+PY := .venv/bin/python
+RUN := scripts/bootstrap.sh run
+DEV := scripts/bootstrap.sh dev
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help up install test fast lint bench lock clean
+
+help: ## show this list
+	@echo 'Piropiro streams LLM answers through a queue. Start with: make up'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo 'make up ARGS="--api 2 --workers 2 --port 9000" passes options; make PYTHON=/path/to/python picks a Python.'
+
+up: ## run the whole stack on http://127.0.0.1:8000; Ctrl-C stops it
+	@$(RUN)
+	@$(PY) -m cli up --with-parent $(ARGS)
+
+install: ## only create .venv, with everything in it
+	@$(DEV)
+
+test: ## run every test
+	@$(DEV)
+	@$(PY) -m pytest $(ARGS)
+
+fast: ## run the tests that need no server
+	@$(DEV)
+	@$(PY) -m pytest tests/unit tests/properties $(ARGS)
+
+lint: ## check style, types and which package imports which
+	@$(DEV)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+bench: ## measure throughput and latency
+	@$(DEV)
+	@$(PY) -m bench $(ARGS)
+
+lock: ## write requirements*.txt anew from pyproject.toml; ARGS=--upgrade takes newer versions
+	@$(RUN)
+	@scripts/lock.sh $(ARGS)
+
+clean: ## remove .venv and every cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
