@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from api.main import app
+from api.main import create_app
 from cli import logs
 from cli.preflight import check_redis, read_settings
 from cli.serving import open_listeners, serve
@@ -14,4 +14,4 @@ def run(host: str, port: int, inherited: Sequence[int]) -> None:
     settings = read_settings()
     listeners = open_listeners(host, port, inherited)
     check_redis(settings)
-    serve(app, host, listeners)
+    serve(create_app(settings), host, listeners)

@@ -30,7 +30,7 @@ def main() -> None:
     try:
         app(prog_name="piropiro")
     except StartFailed as error:
-        print(f"piropiro: {error}", file=sys.stderr)
+        typer.echo(f"piropiro: {error}", err=True)
         sys.exit(error.exit_status)
 
 
@@ -87,7 +87,7 @@ def simulator(*, host: Host = "127.0.0.1", port: Port = 9000, fd: Inherited = No
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature
     if wanted:
-        print(f"piropiro {importlib.metadata.version('piropiro')}")
+        typer.echo(f"piropiro {importlib.metadata.version('piropiro')}")
         raise typer.Exit
 
 

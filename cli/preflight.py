@@ -63,4 +63,5 @@ async def _ping(settings: Settings) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer in {PING_TIMEOUT:g} s"
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    # Sentinel's text goes on with every attempt after the colon.
+    return " ".join(str(error).partition(" : ")[0].split()).rstrip(".") or type(error).__name__

@@ -6,6 +6,7 @@ import socket
 from cli.failure import StartFailed
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - maps them, binds nothing
+LAST_PORT = 65535
 BACKLOG = 2048
 
 
@@ -15,13 +16,11 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         StartFailed: the port is in use, needs privileges or does not exist, or the host is not this machine's.
     """
+    if port > LAST_PORT:  # which getaddrinfo would wrap around
+        raise StartFailed(f"port {port} does not exist: choose one up to {LAST_PORT} with --port")
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OverflowError:
-        raise StartFailed(f"port {port} does not exist: choose one below 65536 with --port") from None
     except OSError as error:
         raise StartFailed(_why(error, host, port)) from None
 

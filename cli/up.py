@@ -204,5 +204,5 @@ def _open_doors(options: Options) -> Doors:
 async def _parent_ended() -> None:
     """Return once the process that started this one is gone, which `make` cannot tell us when it is killed."""
     parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells us
         await asyncio.sleep(0.5)

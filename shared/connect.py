@@ -37,7 +37,7 @@ def connect(redis_url: str, *, max_connections: int = 16, reply_timeout: float =
     if parts.scheme == "unix":
         del options["socket_keepalive"]
     pool = BlockingConnectionPool.from_url(redis_url, max_connections=max_connections, timeout=reply_timeout, **options)
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
 
 
 def _connect_by_sentinel(redis_url: str, max_connections: int, options: dict[str, Any]) -> Redis:
@@ -62,7 +62,7 @@ def _connect_by_sentinel(redis_url: str, max_connections: int, options: dict[str
         password=unquote(password) or None,
         **options,
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
 
 
 def redact(redis_url: str) -> str:

@@ -7,7 +7,8 @@ An entry's value is one byte that names its kind, then the payload:
 
 The two that begin an attempt are written by the claim script in `shared.log`.
 
-The upstream repeats the same envelope (id, model, created, …) in every chunk, so an attempt's first chunk is stored whole and lends its envelope to the later ones:
+The upstream repeats the same envelope (id, model, created, …) in every chunk, so an attempt's first chunk is stored
+whole and lends its envelope to the later ones:
 
     c<json>   the chunk as it came; the first one of an attempt is its envelope
     d<json>   the members in which the chunk differs from the envelope

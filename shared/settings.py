@@ -4,7 +4,9 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared import json_text
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 
@@ -27,7 +29,7 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("OPENAI_API_KEY"))
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("OPENAI_BASE_URL"))
 
-    model: str = Field("gpt-4o-mini", min_length=1, validation_alias=AliasChoices("PIROPIRO_MODEL"))
+    model: str = Field("gpt-4o-mini", pattern=r"\S", validation_alias=AliasChoices("PIROPIRO_MODEL"))
     max_jobs: int = Field(200, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_JOBS"))
     retention: Seconds = Field(3600, validation_alias=AliasChoices("PIROPIRO_RETENTION"))
     keepalive: Seconds = Field(15, validation_alias=AliasChoices("PIROPIRO_KEEPALIVE"))
@@ -40,11 +42,19 @@ class Settings(BaseSettings):
     job_timeout: Seconds = Field(600, validation_alias=AliasChoices("PIROPIRO_JOB_TIMEOUT"))
     queue_timeout: Seconds = Field(300, validation_alias=AliasChoices("PIROPIRO_QUEUE_TIMEOUT"))
     upstream_retries: int = Field(2, ge=0, validation_alias=AliasChoices("PIROPIRO_UPSTREAM_RETRIES"))
-    continue_params: dict[str, Any] = Field(
+    continue_params: Annotated[dict[str, Any], NoDecode] = Field(
         {"continue_final_message": True, "add_generation_prompt": False},
         validation_alias=AliasChoices("PIROPIRO_CONTINUE_PARAMS"),
     )
     drain: float = Field(30, ge=0, allow_inf_nan=False, validation_alias=AliasChoices("PIROPIRO_DRAIN"))
+
+    @field_validator("continue_params", mode="before")
+    @classmethod
+    def _json_object(cls, value: object) -> object:
+        try:
+            return json_text.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError("must be a JSON object") from None
 
     @field_validator("redis_url")
     @classmethod

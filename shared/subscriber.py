@@ -83,7 +83,7 @@ class Subscriber:
                 logger.warning("subscription lost, reconnecting: %s", error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             finally:
-                await connection.disconnect(nowait=True)
+                await connection.disconnect()
 
     async def _converse(self, connection: AbstractConnection) -> None:
         self._outbox = [("SUBSCRIBE", channel) for channel in self._listeners]

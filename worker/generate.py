@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -13,7 +13,7 @@ from shared import events, json_text
 from shared.chat import new_token
 from shared.cursor import START
 from shared.events import ChunkEncoder, Json, Transcript, first_choice
-from shared.log import ChatLog, Claimed, Refused
+from shared.log import ChatLog, Claimed, Fenced, Gone, Refused, Sealed
 from shared.queue import JobQueue
 from shared.settings import Settings
 from worker.log_writer import AttemptLog, LogLost, LogWriter
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _HANDOVER_TIMEOUT = 2.0
 _PAGE = 1000
+_REDIS_PAUSE = 0.2
+
+Reply = TypeVar("Reply")
 
 
 @dataclass(slots=True)
@@ -80,7 +83,7 @@ class Generator:
         Cancellation hands the chat over to another worker.
         """
         token = new_token()
-        claim = await self._log.claim(chat_id, token=token, worker_id=self._worker_id, reason="worker_lost")
+        claim = await self._claim(chat_id, token, reason="worker_lost")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.job_timeout
         if isinstance(claim, Claimed):
@@ -91,64 +94,93 @@ class Generator:
                 return
             pause = backoff(claim.failures)
             if loop.time() + pause > deadline:
-                await self._log.seal(chat_id, _timed_out(self._settings.job_timeout), only_token=token)
+                await self._seal(chat_id, token, _timed_out(self._settings.job_timeout))
                 return
             await asyncio.sleep(pause)
             previous, token = token, new_token()
-            claim = await self._log.claim(
-                chat_id,
-                token=token,
-                worker_id=self._worker_id,
-                previous=previous,
-                reason=failure.code or "upstream_error",
-                failed=True,
+            claim = await self._claim(
+                chat_id, token, reason=failure.code or "upstream_error", previous=previous, failed=True
             )
             if isinstance(claim, Refused):
-                await self._log.seal(chat_id, self._encode_error(failure), only_token=token)
+                await self._seal(chat_id, token, self._encode_error(failure))
                 return
         if isinstance(claim, Refused):
             lost = UpstreamError(
                 "The worker was lost while it generated.", code="worker_lost", type_="server_error", is_final=True
             )
-            await self._log.seal(chat_id, self._encode_error(lost), only_token=token)
+            await self._seal(chat_id, token, self._encode_error(lost))
+
+    async def _claim(
+        self, chat_id: str, token: str, *, reason: str, previous: str | None = None, failed: bool = False
+    ) -> Claimed | Refused | Sealed | Fenced | Gone:
+        return await _insist(
+            lambda: self._log.claim(
+                chat_id, token=token, worker_id=self._worker_id, reason=reason, previous=previous, failed=failed
+            )
+        )
+
+    async def _seal(self, chat_id: str, token: str, terminal: bytes) -> None:
+        await _insist(lambda: self._log.seal(chat_id, terminal, only_token=token))
 
     async def _attempt(self, chat_id: str, token: str, claim: Claimed, deadline: float) -> UpstreamError | None:
-        """Run one attempt; the failure it ended with if there is to be another, None if the chat is settled."""
+        """Run one attempt; the failure it ended with if there is to be another, None if the chat is settled.
+
+        Losing the log cancels the task, wherever it waits, so that the upstream's connection closes at once.
+        """
         task = asyncio.current_task()
         assert task is not None
         log = self._writer.open(chat_id, token, claim.attempt, on_lost=task.cancel)
         self._running[chat_id] = log
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._stream(log, claim)
-        except UpstreamError as failure:
-            with suppress(LogLost):
-                if not failure.is_final and claim.failures + 1 < self._settings.max_attempts:
-                    await log.flushed()
-                    return failure
-                await log.seal(self._encode_error(failure))
-        except TimeoutError:
-            with suppress(LogLost):
-                await log.seal(_timed_out(self._settings.job_timeout))
+            return await self._generate(log, claim, deadline)
         except LogLost:
-            pass
+            return None
         except asyncio.CancelledError:
             if not log.is_lost:
                 await self._hand_over(log)
                 raise
             task.uncancel()
+            return None
         finally:
+            log.close()
             del self._running[chat_id]
+
+    async def _generate(self, log: AttemptLog, claim: Claimed, deadline: float) -> UpstreamError | None:
+        """Stream the answer into the log and seal it, unless it failed in a way that allows another attempt.
+
+        Raises:
+            LogLost: the chat is settled or somebody else's.
+        """
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                await self._stream(log, claim)
+        except UpstreamError as failure:
+            if not failure.is_final and claim.failures + 1 < self._settings.max_attempts:
+                await log.flushed()
+                return failure
+            await log.seal(self._encode_error(failure))
+        except LogLost:
+            raise
+        except Exception:
+            if limit.expired():
+                await log.seal(_timed_out(self._settings.job_timeout))
+            else:
+                logger.exception("chat %s failed unexpectedly", log.chat_id)
+                await log.seal(events.error("Something went wrong here; it has been logged.", "server_error", None))
         return None
 
     async def _stream(self, log: AttemptLog, claim: Claimed) -> None:
         request = await self._continuation(log.chat_id, claim.request) if claim.continues else claim.request
         answer = Answer()
-        async with aclosing(self._upstream.stream(request)) as reads:  # type: ignore[type-var]  # generators all
-            async for chunks in reads:
-                self._append(log, answer, chunks)
-                if log.is_full:
-                    await log.room()
+        try:
+            async with aclosing(self._upstream.stream(request)) as reads:  # type: ignore[type-var]  # generators all
+                async for chunks in reads:
+                    self._append(log, answer, chunks)
+                    if log.is_full:
+                        await log.room()
+        except UpstreamError as error:
+            if answer.finish_reason is None or error.is_final:
+                raise  # else the answer was complete, and only its trimmings are missing
         if answer.finish_reason is None:
             raise UpstreamError(
                 "The upstream's answer ended without a finish_reason.", code="upstream_truncated", is_final=False
@@ -172,7 +204,7 @@ class Generator:
             UpstreamError: they left more than text, which no message can hold unfinished.
         """
         entries, after = list[events.Entry](), START
-        while page := await self._log.read(chat_id, after, _PAGE):
+        while page := await _insist(lambda: self._log.read(chat_id, after, _PAGE)):  # noqa: B023  # called at once
             entries += page
             after = page[-1].id
         for entry in entries:
@@ -199,6 +231,16 @@ class Generator:
                 await self._queue.hand_over(log.chat_id, log.token, log.attempt, failed=False)
         except (LogLost, TimeoutError, RedisError, OSError) as error:
             logger.warning("chat %s not handed over: %r", log.chat_id, error)
+
+
+async def _insist(call: Callable[[], Awaitable[Reply]]) -> Reply:
+    """Repeat an idempotent call until Redis answers it."""
+    while True:
+        try:
+            return await call()
+        except (RedisError, OSError) as error:
+            logger.warning("Redis failed, trying again: %s", error)
+            await asyncio.sleep(_REDIS_PAUSE)
 
 
 def _parse_chunk(raw: bytes) -> Json:

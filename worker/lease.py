@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import keys
+from shared import events, keys
 from shared.log import ChatLog, Fenced
 from shared.queue import JobQueue
 from worker.log_writer import AttemptLog
@@ -27,6 +27,7 @@ redis.call('ZADD', KEYS[1], string.format('%.0f', t[1] * 1000 + math.floor(t[2] 
 return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 """
 
+_WORKERS_LOST = events.error("Every worker that generated the answer was lost.", "server_error", "worker_lost")
 _BEATS_PER_LEASE = 3
 _BEATS_PER_AUDIT = 3
 
@@ -70,12 +71,14 @@ class Lease:
         queue: JobQueue,
         worker_id: str,
         lease: float,
+        max_attempts: int,
         running: Callable[[], dict[str, AttemptLog]],
     ) -> None:
         self._redis = redis
         self._log = log
         self._queue = queue
         self._worker_id = worker_id
+        self._max_attempts = max_attempts
         self._interval = lease / _BEATS_PER_LEASE
         self._running = running
         self._watch = Watch(lease)
@@ -118,11 +121,14 @@ class Lease:
         chats = [chat_id for chat_id, worker in (await self._owners()).items() if worker == dead]
         logger.warning("worker %s is silent: handing over its %d chats", dead, len(chats))
         for chat_id in chats:
-            token, attempt, owner = await self._redis.hmget(  # type: ignore[misc]  # the same
-                keys.record(chat_id), ["token", "attempt", "worker"]
+            token, attempt, owner, failures = await self._redis.hmget(  # type: ignore[misc]  # the same
+                keys.record(chat_id), ["token", "attempt", "worker", "failures"]
             )
             if token and owner == dead.encode():
-                await self._queue.hand_over(chat_id, token.decode(), int(attempt), failed=True)
+                if int(failures) + 1 >= self._max_attempts:
+                    await self._log.seal(chat_id, _WORKERS_LOST, only_token=token.decode())
+                else:
+                    await self._queue.hand_over(chat_id, token.decode(), int(attempt), failed=True)
             elif token is None:
                 await self._redis.hdel(keys.RUNNING, chat_id)  # type: ignore[misc]  # the same
         await self._redis.zrem(keys.WORKERS, dead)

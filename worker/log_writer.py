@@ -53,6 +53,12 @@ class AttemptLog:
         self._terminal: bytes | None = None
         self._end: Sealed | Fenced | Gone | None = None
         self._progress = asyncio.Event()
+        self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """See `close`."""
+        return self._is_closed
 
     @property
     def is_lost(self) -> bool:
@@ -86,12 +92,14 @@ class AttemptLog:
         await self._until(lambda: not self.is_full)
 
     async def flushed(self) -> None:
-        """Wait until everything appended is stored.
+        """Wait until everything appended is stored, the terminal entry included if there is one.
 
         Raises:
             LogLost: see there.
         """
-        await self._until(lambda: self._stored == len(self._values))
+        await self._until(
+            lambda: self._stored == len(self._values) and (self._terminal is None or self._end is not None)
+        )
 
     async def seal(self, terminal: bytes) -> None:
         """Store what is left and then `terminal`; return when it is stored.
@@ -110,12 +118,16 @@ class AttemptLog:
         if self.is_lost:
             raise LogLost
 
+    def close(self) -> None:
+        """Store nothing more and tell nobody: the job is through with this attempt."""
+        self._is_closed = True
+
     def lose(self, end: Sealed | Fenced | Gone) -> None:
         """Note that the log is not this attempt's any more, and tell the job."""
         if self._end is None:
             self._end = end
             self._progress.set()
-            if self.is_lost:
+            if self.is_lost and not self._is_closed:
                 self._on_lost()
 
     def next_batch(self) -> Batch:
@@ -170,7 +182,7 @@ class LogWriter:
         while True:
             await self._is_dirty.wait()
             self._is_dirty.clear()
-            logs, self._dirty = list(self._dirty), {}
+            logs, self._dirty = [log for log in self._dirty if not log.is_closed], {}
             if await self._flush(logs):
                 pause = 0.0
             else:

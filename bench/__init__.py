@@ -1,0 +1,1 @@
+"""Benchmarks: real processes, measured from outside over HTTP and Redis alone."""

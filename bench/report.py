@@ -1,0 +1,144 @@
+"""The figures of the queue benchmark, and how they are shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+P50_LIMIT, P95_LIMIT = 5.0, 10.0
+"""The requirement, in ms."""
+
+_COLUMNS = (
+    "situation",
+    "chats",
+    "p50",
+    "p95",
+    "max",
+    "required",
+    "bell p50",
+    "arq p50",
+    "claim p50",
+    "whole way p50",
+    "whole way p95",
+)
+_LEGEND = f"""All figures are in ms.
+
+- **p50, p95, max** are enqueue to job start: from the moment at which the script that creates chat and job begins in
+  Redis, to the moment at which the job, running in the worker, claims the chat there. The clock is Redis's own
+  (`MONITOR`, whose cost is included); what the clocks of API and worker say cannot change it.
+- **required**: p50 ≤ {P50_LIMIT:g} and p95 ≤ {P95_LIMIT:g}.
+- **bell, arq, claim** are its parts: until the rung worker takes the job in Redis; until arq, which now runs it, reads
+  it there; until the claim. arq's own command has no bell, and its first part is in the second.
+- **whole way** is from sending `POST /v1/chats` to the arrival of the chat's request at the upstream, by the clock of
+  the bench, which is both: what a client waits beside the upstream's own time.
+- Chats arrive one by one at random moments (Poisson), whether those before are answered or not, and are answered at
+  once. The jobs in progress meanwhile are streams that the upstream holds open, silent unless a pace is given.
+- Another clock means that all Python code in the worker reads the time of day {{skew:g}} ms off from the API's and
+  Redis's. arq's own poll shows that it does: it must not start a job before its time, and never did sooner than
+  that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What surrounds the chats that are measured: `chats` of them, on average `rate` a second, at random moments.
+
+    `held` jobs are in progress meanwhile, on each of which the upstream sends `pace` deltas a second.
+    """
+
+    title: str
+    chats: int
+    rate: float
+    held: int = 0
+    pace: float = 0.0
+    is_required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The figures of a situation; all lists are sorted and in ms.
+
+    `starts`: enqueue to job start. `stages`: its three parts. `whole_ways`: from sending the POST to the arrival of
+    the request at the upstream. `faults`: what went wrong.
+    """
+
+    situation: Situation
+    starts: list[float]
+    stages: list[list[float]]
+    whole_ways: list[float]
+    faults: list[str]
+
+    def cells(self) -> list[str]:
+        """One for each of the columns."""
+        p50, p95 = percentile(self.starts, 50), percentile(self.starts, 95)
+        is_met = p50 is not None and p95 is not None and p50 <= P50_LIMIT and p95 <= P95_LIMIT
+        figures = [p50, p95, percentile(self.starts, 100)]
+        parts = [percentile(stage, 50) for stage in self.stages]
+        whole = [percentile(self.whole_ways, 50), percentile(self.whole_ways, 95)]
+        return [
+            self.situation.title,
+            str(len(self.starts)),
+            *map(_number, figures),
+            ("met" if is_met else "missed") if self.situation.is_required else "–",
+            *map(_number, parts),
+            *map(_number, whole),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class AtOnce:
+    """How many of the posted chats ran at once, how long after the first POST that was so, and what went wrong."""
+
+    workers: int
+    max_jobs: int
+    posted: int
+    open: int
+    seconds: float
+    faults: list[str]
+
+    def sentence(self) -> str:
+        """Say it."""
+        return (
+            f"**Really at once:** {self.workers} workers with `PIROPIRO_MAX_JOBS={self.max_jobs}`, {self.posted} chats"
+            f" posted: {self.open} requests open at the upstream at the same moment, {self.posted - self.open} waiting;"
+            f" {self.seconds:.2f} s from the first POST until all {self.open} were open."
+        )
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float | None:
+    """By nearest rank, so that it is a value that was measured; None if none was."""
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
+
+
+def report(rows: Sequence[Row], at_once: AtOnce, conditions: str, skew_ms: float) -> str:
+    """The results as Markdown that also reads well in a terminal."""
+    faults = [f"- {row.situation.title}: {fault}" for row in rows for fault in row.faults]
+    faults += [f"- at once: {fault}" for fault in at_once.faults]
+    parts = [
+        "# The queue",
+        conditions,
+        _table([_COLUMNS, *(row.cells() for row in rows)]),
+        at_once.sentence(),
+        _LEGEND.format(skew=skew_ms),
+    ]
+    if faults:
+        parts.append("**Went wrong:**\n\n" + "\n".join(faults))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_line(row, widths) for row in rows]
+    rule = "|".join("-" * (width + 1) + (":" if number else "-") for number, width in enumerate(widths))
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = [
+        cell.rjust(width) if number else cell.ljust(width)
+        for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "| " + " | ".join([first, *others]) + " |"
+
+
+def _number(figure: float | None) -> str:
+    if figure is None:
+        return "–"
+    return f"{figure:.1f}" if figure < 100 else f"{figure:.0f}"

@@ -1,0 +1,27 @@
+"""Keep-alives, and the end of what an ended chat leaves behind."""
+
+import pytest
+from harness.client import body
+from harness.sse import decode_by_oracle, decoded, raw_of
+
+PAUSE = {"deltas": ["a", "b"], "fault": {"kind": "stall", "after": 1, "seconds": 0.7}}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_a_keep_alive_is_one_line_without_an_empty_one(impatient_api, form):
+    reading = await impatient_api.ask(body(PAUSE), form=form)
+    before = raw_of(reading.events[: -3 if form == "json" else -2])
+    after = raw_of(reading.events[-3 if form == "json" else -2 :])
+    assert len(reading.comments) in (2, 3)
+    assert reading.received == before + b": keep-alive\n" * len(reading.comments) + after
+
+
+async def test_keep_alives_are_no_events_to_an_independent_decoder(impatient_api):
+    reading = await impatient_api.ask(body(PAUSE))
+    assert reading.comments
+    assert decode_by_oracle(reading.received) == decoded(reading.events)
+
+
+async def test_a_stream_that_is_not_idle_has_no_keep_alive(impatient_api):
+    reading = await impatient_api.ask(body({"tokens": 40, "interval": 0.02}))
+    assert reading.comments == []

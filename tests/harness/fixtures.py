@@ -1,0 +1,148 @@
+"""Fixtures of contract and integration tests, and the processes' output in a failure's report."""
+
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, closing
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from harness.client import Client, Simulator
+from harness.polling import block_until
+from harness.processes import Process, free_port
+from harness.stack import Stack
+
+PATIENCE = 30.0
+
+
+class StackStarter:
+    """Starts stacks: so many `apis` and `workers`, a server that `is_durable`, and settings by name in lower case."""
+
+    def __init__(self, upstream_url: str, factory: pytest.TempPathFactory):
+        self.stacks = list[Stack]()
+        self._upstream_url = upstream_url
+        self._factory = factory
+
+    def __call__(self, *, apis: int = 1, workers: int = 1, is_durable: bool = False, **settings: object) -> Stack:
+        stack = Stack(self._factory.mktemp("stack"), self._upstream_url, settings, is_durable=is_durable)
+        self.stacks.append(stack)
+        stack.start(apis=apis, workers=workers)
+        return stack
+
+    def close(self) -> None:
+        for stack in self.stacks:
+            stack.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            stacks = [value] if isinstance(value, Stack) else value.stacks if isinstance(value, StackStarter) else ()
+            for stack in stacks:
+                report.sections += [(f"output of {process.name}", process.output()) for process in stack.processes]
+    return report
+
+
+@pytest.fixture(scope="session")
+def upstream_url(tmp_path_factory) -> Iterator[str]:
+    """The address of the simulator that every stack uses."""
+    port = free_port()
+    command = [sys.executable, "-m", "cli", "simulator", "--port", str(port)]
+    process = Process("simulator", command, tmp_path_factory.mktemp("simulator"), dict(os.environ))
+    url = f"http://127.0.0.1:{port}"
+    try:
+        block_until(lambda: _is_healthy(url))
+        yield url
+    finally:
+        process.kill()
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def start_stack(upstream_url, tmp_path_factory) -> Iterator[StackStarter]:
+    """Start a stack of the test's own, to which it may do what it likes."""
+    with closing(StackStarter(upstream_url, tmp_path_factory)) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_module_stack(upstream_url, tmp_path_factory) -> Iterator[StackStarter]:
+    """The same for the tests of one module together."""
+    with closing(StackStarter(upstream_url, tmp_path_factory)) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def start_shared_stack(upstream_url, tmp_path_factory) -> Iterator[StackStarter]:
+    """The same for all tests; none of them may do anything to it."""
+    with closing(StackStarter(upstream_url, tmp_path_factory)) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def stack(start_shared_stack) -> Stack:
+    """Two replicas and two workers with default settings."""
+    return start_shared_stack(apis=2, workers=2)
+
+
+@pytest.fixture(scope="session")
+def impatient(start_shared_stack) -> Stack:
+    """One replica and one worker with small limits."""
+    return start_shared_stack(
+        keepalive=0.2, stall_timeout=1, job_timeout=3, max_attempts=2, max_output=20_000, max_body=50_000, retention=2
+    )
+
+
+@pytest_asyncio.fixture
+async def connect() -> AsyncIterator[Callable[[str], Client]]:
+    """Make clients; they are closed after the test."""
+    async with AsyncExitStack() as clients:
+
+        def make(url: str) -> Client:
+            limits = httpx.Limits(max_connections=None)
+            http = httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits)
+            clients.push_async_callback(http.aclose)
+            return Client(http)
+
+        yield make
+
+
+@pytest.fixture
+def api(stack, connect) -> Client:
+    """A client of the shared stack's first replica."""
+    return connect(stack.apis[0].url)
+
+
+@pytest.fixture
+def other_api(stack, connect) -> Client:
+    """A client of its second replica."""
+    return connect(stack.apis[1].url)
+
+
+@pytest.fixture
+def impatient_api(impatient, connect) -> Client:
+    """A client of the impatient stack's replica."""
+    return connect(impatient.apis[0].url)
+
+
+@pytest_asyncio.fixture
+async def simulator(upstream_url) -> AsyncIterator[Simulator]:
+    async with httpx.AsyncClient(base_url=upstream_url, timeout=PATIENCE) as http:
+        yield Simulator(http)
+
+
+@pytest.fixture
+def key() -> str:
+    """A simulator key or idempotency key that is this test's own."""
+    return uuid.uuid4().hex

@@ -1,0 +1,276 @@
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shared import events, json_text
+from shared.chat import OnWorkerLoss, Status, new_chat_id
+from shared.cursor import START
+from shared.events import Transcript
+from shared.queue import NewChat
+from shared.settings import Settings
+from worker import generate
+from worker.generate import Generator
+from worker.upstream import UpstreamError
+
+STALL = object()
+CUT = UpstreamError("cut", code="upstream_disconnected", is_final=False)
+REFUSED = UpstreamError("no: sk-secret123", code="bad", type_="invalid_request_error", param="x", is_final=True)
+
+
+def chunk(content=None, finish_reason=None, **further):
+    delta = {} if content is None else {"content": content}
+    return json_text.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}], **further})
+
+
+FINISH = chunk(finish_reason="stop")
+USAGE = json_text.dumps({"choices": [], "usage": {"total_tokens": 3}})
+
+
+class FakeUpstream:
+    """Plays one script per request: chunks to give, errors to raise, `STALL` to wait for ever."""
+
+    def __init__(self, *scripts):
+        self.scripts = list(scripts)
+        self.requests = []
+        self.open = 0
+
+    async def stream(self, request):
+        self.requests.append(json_text.loads(request))
+        self.open += 1
+        try:
+            for step in self.scripts.pop(0):
+                if step is STALL:
+                    await asyncio.Event().wait()
+                if isinstance(step, Exception):
+                    raise step
+                yield [step]
+        finally:
+            self.open -= 1
+
+    async def close(self):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(generate, "backoff", lambda _: 0.0)
+
+
+@pytest.fixture
+def run(log, queue, writer):
+    """Create a chat and run it against the scripts; gives the upstream and what became of the chat."""
+
+    async def run(*scripts, on_worker_loss=OnWorkerLoss.RESTART, **settings):
+        upstream = FakeUpstream(*scripts)
+        async with generating(log, queue, writer, upstream, on_worker_loss, **settings) as (chat_id, job, _):
+            await job
+        return upstream, await outcome(log, chat_id)
+
+    return run
+
+
+@asynccontextmanager
+async def generating(log, queue, writer, upstream, on_worker_loss=OnWorkerLoss.RESTART, **settings):
+    request = json_text.dumps({"messages": [{"role": "user", "content": "hi"}]})
+    chat = NewChat(new_chat_id(), "m", request, "f", on_worker_loss=on_worker_loss)
+    await queue.submit(chat, 10)
+    generator = Generator(
+        log=log, queue=queue, writer=writer, upstream=upstream, settings=Settings(**settings), worker_id="w"
+    )
+    job = asyncio.create_task(generator.run(chat.id))
+    yield chat.id, job, generator
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+
+
+class Outcome:
+    def __init__(self, chat, entries):
+        self.status, self.attempts = chat.status, chat.attempt
+        self.kinds = b"".join(entry.kind for entry in entries).decode()
+        self.text = Transcript.of(entries).text
+        self.end = entries[-1].payload() if entries[-1].is_terminal else None
+
+
+async def outcome(log, chat_id):
+    return Outcome(*await log.snapshot(chat_id))
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not await condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_complete_answer_is_done_with_reason_and_usage(run):
+    _, chat = await run([chunk("a"), chunk("b"), FINISH, USAGE])
+    assert (chat.status, chat.text) == (Status.DONE, "ab")
+    assert chat.end == {"finish_reason": "stop", "usage": {"total_tokens": 3}}
+
+
+async def test_a_stream_without_finish_reason_is_a_failed_attempt_and_never_done(run):
+    upstream, chat = await run(*[[chunk("a")]] * 3, max_attempts=3)
+    assert chat.status is Status.FAILED
+    assert chat.end["error"]["code"] == "upstream_truncated"
+    assert (chat.attempts, chat.kinds) == (3, "AScRcRcE")
+    assert upstream.open == 0
+
+
+async def test_a_cut_stream_is_restarted(run):
+    _, chat = await run([chunk("a"), CUT], [chunk("b"), FINISH])
+    assert (chat.status, chat.text, chat.kinds) == (Status.DONE, "b", "AScRcdD")
+
+
+async def test_an_attempt_that_failed_before_any_chunk_costs_the_reader_nothing(run):
+    _, chat = await run([CUT], [chunk("b"), FINISH])
+    assert (chat.status, chat.kinds) == (Status.DONE, "ASScdD")
+
+
+async def test_a_cut_after_the_finish_reason_loses_only_usage(run):
+    upstream, chat = await run([chunk("a"), FINISH, CUT])
+    assert (chat.status, chat.end, len(upstream.requests)) == (
+        Status.DONE,
+        {"finish_reason": "stop", "usage": None},
+        1,
+    )
+
+
+async def test_a_final_refusal_ends_the_chat_at_once_without_secrets(run):
+    upstream, chat = await run([REFUSED])
+    assert len(upstream.requests) == 1
+    assert chat.end == {"error": {"message": "no: ***", "type": "invalid_request_error", "param": "x", "code": "bad"}}
+
+
+@pytest.mark.parametrize("garbage", [b"{", b"[]", b"1", b'"x"', b"\xff"])
+async def test_garbage_is_a_failed_attempt(run, garbage):
+    _, chat = await run([chunk("a"), garbage], [chunk("b"), FINISH])
+    assert (chat.status, chat.text, chat.attempts) == (Status.DONE, "b", 2)
+
+
+async def test_an_error_inside_the_stream_reaches_the_client(run):
+    report = json_text.dumps({"error": {"message": "overloaded", "type": "server_error", "code": None}})
+    _, chat = await run(*[[chunk("a"), report]] * 2, max_attempts=2)
+    assert chat.end["error"]["message"] == "overloaded"
+    assert chat.attempts == 2
+
+
+async def test_an_invalid_request_reported_inside_the_stream_is_final(run):
+    report = json_text.dumps({"error": {"message": "too long", "type": "invalid_request_error"}})
+    upstream, chat = await run([report])
+    assert (chat.status, len(upstream.requests)) == (Status.FAILED, 1)
+
+
+async def test_an_answer_beyond_the_limit_is_an_error(run):
+    _, chat = await run([chunk("x" * 50) for _ in range(100)], max_output=1000)
+    assert chat.end["error"]["code"] == "output_too_long"
+
+
+async def test_a_chat_beyond_its_time_is_an_error_and_the_upstream_is_closed(run):
+    upstream, chat = await run([chunk("a"), STALL], job_timeout=0.2)
+    assert chat.end["error"]["code"] == "job_timeout"
+    assert (chat.text, upstream.open) == ("a", 0)
+
+
+async def test_a_chat_to_fail_on_loss_keeps_its_partial_text(run):
+    upstream, chat = await run([chunk("a"), CUT], on_worker_loss=OnWorkerLoss.FAIL)
+    assert (chat.status, chat.text, chat.attempts) == (Status.FAILED, "a", 1)
+    assert chat.end["error"]["code"] == "upstream_disconnected"
+    assert len(upstream.requests) == 1
+
+
+async def test_a_continued_answer_goes_on_after_its_partial_text(run):
+    upstream, chat = await run(
+        [chunk("one "), CUT],
+        [chunk("two "), CUT],
+        [chunk("three"), FINISH],
+        on_worker_loss=OnWorkerLoss.CONTINUE,
+        continue_params={"prefix": True},
+    )
+    assert (chat.status, chat.text) == (Status.DONE, "one two three")
+    assert "R" not in chat.kinds
+    assert upstream.requests[2]["messages"][-1] == {"role": "assistant", "content": "one two "}
+    assert upstream.requests[2]["prefix"] is True
+    assert "prefix" not in upstream.requests[0]
+
+
+async def test_a_partial_tool_call_cannot_be_continued(run):
+    call = json_text.dumps({"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]})
+    _, chat = await run([call, CUT], on_worker_loss=OnWorkerLoss.CONTINUE)
+    assert chat.end["error"]["code"] == "cannot_continue"
+
+
+async def test_a_cancelled_chat_closes_its_upstream_and_the_job_ends_quietly(log, queue, writer):
+    upstream = FakeUpstream([chunk("a"), STALL])
+    async with generating(log, queue, writer, upstream) as (chat_id, job, generator):
+
+        async def streams():
+            return (await outcome(log, chat_id)).text == "a"
+
+        await until(streams)
+        sealed = await log.seal(chat_id, events.cancelled())
+        generator.running[chat_id].lose(sealed)
+        await job
+    assert upstream.open == 0
+    assert (await outcome(log, chat_id)).status is Status.CANCELLED
+
+
+async def test_a_cancelled_job_hands_its_chat_over_with_all_that_was_received(log, queue, writer):
+    upstream = FakeUpstream([chunk("a"), chunk("b"), STALL])
+    async with generating(log, queue, writer, upstream) as (chat_id, job, _):
+
+        async def streams():
+            return upstream.open == 1 and (await outcome(log, chat_id)).kinds == "ASct"
+
+        await until(streams)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+    chat = await outcome(log, chat_id)
+    assert (chat.status, chat.text) == (Status.QUEUED, "ab")
+    assert await queue.waiting(9) == [f"{chat_id}:2"]
+
+
+async def test_a_job_whose_chat_has_ended_or_is_gone_does_nothing(log, queue, writer):
+    upstream = FakeUpstream()
+    async with generating(log, queue, writer, upstream) as (chat_id, job, generator):
+        await log.seal(chat_id, events.cancelled())
+        await job
+        await generator.run(chat_id)
+        await generator.run("chat_nobody")
+    assert upstream.requests == []
+
+
+async def test_an_attempt_that_is_fenced_while_it_fails_does_not_take_the_chat_back(log, queue, writer):
+    upstream = FakeUpstream([chunk("a"), STALL])
+    async with generating(log, queue, writer, upstream) as (chat_id, job, generator):
+
+        async def streams():
+            return (await outcome(log, chat_id)).text == "a"
+
+        await until(streams)
+        await log.claim(chat_id, token="other", worker_id="v", reason="-")
+        generator.running[chat_id].append(b"tb")
+        await job
+    assert upstream.open == 0
+    assert (await outcome(log, chat_id)).attempts == 2
+
+
+async def test_a_bug_in_the_adapter_ends_the_chat_visibly(run, caplog):
+    _, chat = await run([chunk("a"), RuntimeError("secret detail")])
+    assert chat.status is Status.FAILED
+    assert "secret" not in str(chat.end)
+
+
+async def test_the_log_keeps_every_chunk_as_it_came(log, queue, writer):
+    chunks = [
+        chunk("a", id="x", logprobs={"content": [{"token": "a", "logprob": -0.5}]}),
+        chunk("b", id="x", obfuscation="zz"),
+        json_text.dumps({"choices": [{"index": 0, "delta": {}}, {"index": 1, "delta": {"content": "other"}}]}),
+        chunk(finish_reason="stop", id="x"),
+        USAGE,
+    ]
+    upstream = FakeUpstream(chunks)
+    async with generating(log, queue, writer, upstream) as (chat_id, job, _):
+        await job
+    restored = events.restore_chunks(await log.read(chat_id, START, 100))
+    assert list(restored) == [json_text.loads(c) for c in chunks]
