@@ -61,13 +61,6 @@ class Client:
         chat: dict[str, Any] = json.loads(answer.body)
         return chat
 
-    async def is_ready(self) -> bool:
-        """Whether the API says that it has Redis and a worker."""
-        try:
-            return (await self._call("GET", "/readyz")).status == 200
-        except (OSError, EOFError):
-            return False
-
     async def is_up(self) -> bool:
         """Whether the API answers at all."""
         try:

@@ -11,10 +11,14 @@ import re
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
+from bench import echo
+
 _PATIENCE = 30.0
 _LINE_LIMIT = 16 * 1024 * 1024
 _CHAT = re.compile(rb"chat_[a-z2-7]{20}")
 _BEGINS = re.compile(rb'\[\d+ lua\] "XADD" "piropiro:\{chat_[a-z2-7]{20}\}:log" "(\d+)-0" ')
+_RUNG = re.compile(rb'\] "RPUSH" "%b" "(\d+)"' % echo.BELL.encode())
+_ANSWERED = re.compile(rb'\] "PUBLISH" "%b" "(\d+)"' % echo.ANSWER.encode())
 _TERMINAL = b':log" "18446744073709551615-18446744073709551615" '
 
 
@@ -36,10 +40,12 @@ class Seen:
 
 
 class Monitor:
-    """Collects what MONITOR says of every chat."""
+    """Collects what MONITOR says of every chat, and of the yardstick: how many µs each echo took, by its number."""
 
     def __init__(self) -> None:
         self.chats: dict[str, Seen] = {}
+        self.echoes: dict[int, int] = {}
+        self._rung: dict[int, int] = {}
         self._news = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -71,9 +77,10 @@ class Monitor:
 
     def _take(self, line: bytes) -> None:
         found = _CHAT.search(line)
-        if found is None:
-            return
         moment = int(line[1:11]) * 1_000_000 + int(line[12:18])
+        if found is None:
+            self._take_echo(line, moment)
+            return
         # The first that Redis hears of a chat is the script that creates it.
         chat = self.chats.setdefault(found[0].decode(), Seen(moment))
         if chat.started is None:
@@ -87,3 +94,10 @@ class Monitor:
         elif _TERMINAL in line and b'"XADD"' in line:
             chat.has_ended = True
             self._news.set()
+
+    def _take_echo(self, line: bytes, moment: int) -> None:
+        if rung := _RUNG.search(line):
+            self._rung[int(rung[1])] = moment
+        elif answered := _ANSWERED.search(line):
+            number = int(answered[1])
+            self.echoes[number] = moment - self._rung[number]

@@ -138,6 +138,11 @@ def api(port: int) -> list[str]:
     return [sys.executable, "-m", "uvicorn", "api.main:app", *options]
 
 
+def echo(redis_port: int) -> list[str]:
+    """The yardstick's process."""
+    return [sys.executable, "-m", "bench.echo", str(redis_port)]
+
+
 def worker(*, plain_arq: bool = False, clock_ahead: float = 0.0) -> list[str]:
     """One worker: the product's own, or arq's command on its settings; its wall clock `clock_ahead` seconds off."""
     module = ["arq", "worker.main.WorkerSettings"] if plain_arq else ["cli", "worker"]

@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -53,8 +53,8 @@ class Up:
         return (await self.process.stderr.read()).decode()
 
     def family(self, word: str = "") -> list[int]:
-        """The ids of its processes, itself included, whose command line has the word."""
-        return [pid for pid in all_pids() if self._is_ours(pid) and word.encode() in read(pid, "cmdline")]
+        """The ids of its processes, itself included; with a word, of those whose command line has it."""
+        return [pid for pid in all_pids() if self._is_ours(pid) and (not word or word in words(pid))]
 
     def _is_ours(self, pid: int) -> bool:
         # The embedded server overwrites its environment with its title, but works in the folder.
@@ -82,6 +82,11 @@ def read(pid: int, name: str) -> bytes:
         return b""
 
 
+def words(pid: int) -> list[str]:
+    """The words of a command line, without folders."""
+    return [Path(word).name for word in read(pid, "cmdline").decode().replace("\0", " ").split()]
+
+
 def working_folder(pid: int) -> str:
     try:
         return str(Path(f"/proc/{pid}/cwd").readlink())
@@ -104,7 +109,8 @@ async def piropiro(*arguments: str, **env: str) -> AsyncIterator[Up]:
             yield up
         finally:
             for pid in up.family():
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             await process.communicate()
 
 
@@ -144,7 +150,7 @@ async def test_signal_stops_everything(number: signal.Signals) -> None:
         up.process.send_signal(number)
         assert await asyncio.wait_for(up.process.wait(), 20) == 0
         assert not up.family()
-        assert not list(Path(up.folder).iterdir())
+        assert not os.listdir(up.folder)  # noqa: PTH208 - nothing else runs here that could be blocked
 
 
 async def test_signal_during_the_start_stops_everything() -> None:
