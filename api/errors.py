@@ -8,11 +8,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from shared import json_text
+from shared.connect import FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ async def within_patience() -> AsyncIterator[None]:
     try:
         async with timeout(REDIS_PATIENCE):
             yield
-    except (TimeoutError, RedisError, OSError) as error:
+    except (TimeoutError, *FAILURES) as error:
         logger.warning("answering 503: Redis failed: %r", error)
         raise unavailable() from error
 

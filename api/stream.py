@@ -4,11 +4,11 @@ import asyncio
 import logging
 
 from fastapi import Response
-from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
 from api.sse import KEEP_ALIVE, queued_frame
 from api.tail import Follower
+from shared.connect import FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class StreamResponse(Response):
     async def _next(self) -> bytes | None:
         try:
             step = await self._follower.next(self._keepalive)
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             logger.warning("stream cannot read its log, trying again: %s", error)
             await asyncio.sleep(_RETRY)
             return KEEP_ALIVE

@@ -20,10 +20,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from redis.exceptions import RedisError
-
 from api.sse import Format, frame
 from shared import keys
+from shared.connect import FAILURES
 from shared.cursor import ACCEPTED, START, TERMINAL, EntryId
 from shared.events import Entry
 from shared.log import ChatLog, Publication
@@ -76,7 +75,7 @@ class Follower:
         Empty frames mean that nothing came within `patience` seconds.
 
         Raises:
-            RedisError, OSError: a page could not be read; the position is unchanged.
+            shared.connect.FAILURES: a page could not be read; the position is unchanged.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
@@ -201,7 +200,7 @@ class Tail:
             while not self.is_closed:
                 try:
                     is_whole = await self._read()
-                except (RedisError, OSError) as error:
+                except FAILURES as error:
                     logger.warning("tail of %s cannot read, trying again: %s", self.chat_id, error)
                     await asyncio.sleep(_RETRY)
                     continue
@@ -329,7 +328,7 @@ class Tails:
                 await self._queue.keep_readers(
                     [chat_id for chat_id, tail in self._tails.items() if tail.cancels_when_left and not tail.is_sealed]
                 )
-            except (RedisError, OSError) as error:
+            except FAILURES as error:
                 logger.warning("tails cannot reach the queue, trying again: %s", error)
 
     async def _tell_positions(self) -> None:

@@ -14,6 +14,9 @@ from redis.backoff import ExponentialBackoff
 OUTAGE = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, OSError)
 """What a command raises when Redis is not reachable or not ready; it may still have been carried out."""
 
+FAILURES = (exceptions.RedisError, OSError)
+"""What a command raises when it failed for whatever reason."""
+
 CONNECT_TIMEOUT = 1.0
 REPLY_TIMEOUT = 5.0
 
@@ -27,7 +30,7 @@ class _CancellableWrites(AbstractConnection):
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002  # redis-py's signature
         if not self.is_connected:
-            await self.connect()
+            await self.connect()  # type: ignore[no-untyped-call]  # redis-py
         patience, self.socket_timeout = self.socket_timeout, None
         try:
             async with asyncio.timeout(patience):

@@ -220,7 +220,14 @@ class Gone:
     """The log does not exist: never created, or past its retention. Nothing was stored or resurrected."""
 
 
-AppendResult = Appended | Behind | Sealed | Fenced | Gone
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """The server refused for a reason of its own (out of memory, read-only replica); nothing was stored."""
+
+    reason: str
+
+
+AppendResult = Appended | Behind | Sealed | Fenced | Gone | Unserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,22 +284,19 @@ class ChatLog:
             case _:
                 return _refusal(reply)
 
-    async def append(self, batches: Sequence[Batch]) -> list[AppendResult | RedisError]:
+    async def append(self, batches: Sequence[Batch]) -> list[AppendResult]:
         """Append each batch to its log, all in one round trip; atomic per batch, results in the same order.
 
-        A batch that the server refused for a reason of its own (out of memory, read-only replica) has that error as
-        its result.
-
         Raises:
-            RedisError, OSError: the connection failed; any of the batches may have been stored. Send them again.
+            shared.connect.FAILURES: the connection failed; any of the batches may have been stored. Send them again.
         """
-        results = await self._append_once(batches)
-        if any(isinstance(result, NoScriptError) for result in results):
+        replies = await self._send(batches)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
             await self._redis.script_load(APPEND)
-            results = await self._append_once(batches)
-        return results
+            replies = await self._send(batches)
+        return [Unserved(str(r)) if isinstance(r, RedisError) else _append_result(r) for r in replies]
 
-    async def _append_once(self, batches: Sequence[Batch]) -> list[AppendResult | RedisError]:
+    async def _send(self, batches: Sequence[Batch]) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipe:
             for batch in batches:
                 chat_keys = [keys.record(batch.chat_id), keys.log(batch.chat_id)]
@@ -309,8 +313,7 @@ class ChatLog:
                     *batch.values,
                 ]
                 pipe.evalsha(self._append.sha, len(chat_keys), *chat_keys, *args)
-            replies = await pipe.execute(raise_on_error=False)
-        return [reply if isinstance(reply, RedisError) else _append_result(reply) for reply in replies]
+            return await pipe.execute(raise_on_error=False)
 
     async def seal(
         self, chat_id: str, terminal: bytes, *, only_token: str | None = None, only_status: str | None = None

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+
+from shared.connect import FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Subscriber:
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
                 pause = 0.0
                 await self._converse(connection)
-            except (RedisError, OSError) as error:
+            except FAILURES as error:
                 pause = min(max(2 * pause, 0.05), 1.0)
                 logger.warning("subscription lost, reconnecting: %s", error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))

@@ -8,10 +8,10 @@ import logging
 import random
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from shared import events, keys
 from shared.chat import Status
+from shared.connect import FAILURES
 from shared.log import ChatLog, Gone
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Sweep:
             try:
                 await self.end_overdue()
                 await self.end_left()
-            except (RedisError, OSError) as error:
+            except FAILURES as error:
                 self._left.clear()
                 logger.warning("sweep failed, trying again: %s", error)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from arq.worker import Worker
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from shared import keys
+from shared.connect import FAILURES
 from shared.queue import JobQueue
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class DoorbellWorker(Worker):
                     await self.start_jobs([rung[1]])
                 else:
                     await self._bell.rpush(keys.DOORBELL, rung[1])  # type: ignore[misc]  # the same
-            except (RedisError, OSError) as error:
+            except FAILURES as error:
                 logger.warning("doorbell unreachable, trying again: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE)
 
@@ -108,5 +108,5 @@ class DoorbellWorker(Worker):
                 left = await self._queue.leftovers(int(self.in_progress_timeout_s * 1000), _POLLED)
                 await self.start_jobs([job_id.encode() for job_id in left])
             await self.heart_beat()
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             logger.warning("queue unreachable, trying again: %s", error)

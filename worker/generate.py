@@ -7,10 +7,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from redis.exceptions import RedisError
-
 from shared import events, json_text
 from shared.chat import new_token
+from shared.connect import FAILURES
 from shared.cursor import START
 from shared.events import ChunkEncoder, Json, Transcript, first_choice
 from shared.log import ChatLog, Claimed, Fenced, Gone, Refused, Sealed
@@ -229,7 +228,7 @@ class Generator:
             async with asyncio.timeout(_HANDOVER_TIMEOUT):
                 await log.flushed()
                 await self._queue.hand_over(log.chat_id, log.token, log.attempt, failed=False)
-        except (LogLost, TimeoutError, RedisError, OSError) as error:
+        except (LogLost, TimeoutError, *FAILURES) as error:
             logger.warning("chat %s not handed over: %r", log.chat_id, error)
 
 
@@ -238,7 +237,7 @@ async def _insist(call: Callable[[], Awaitable[Reply]]) -> Reply:
     while True:
         try:
             return await call()
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             logger.warning("Redis failed, trying again: %s", error)
             await asyncio.sleep(_REDIS_PAUSE)
 

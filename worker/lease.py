@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from shared import events, keys
+from shared.connect import FAILURES
 from shared.log import ChatLog, Fenced
 from shared.queue import JobQueue
 from worker.log_writer import AttemptLog
@@ -96,7 +96,7 @@ class Lease:
                 beats += 1
                 if beats % _BEATS_PER_AUDIT == 0:
                     await self.audit()
-            except (RedisError, OSError) as error:
+            except FAILURES as error:
                 self._watch.blink()
                 logger.warning("heartbeat failed, trying again: %s", error)
             await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))

@@ -13,10 +13,9 @@ import logging
 import random
 from collections.abc import Callable
 
-from redis.exceptions import RedisError
-
+from shared.connect import FAILURES
 from shared.cursor import EntryId
-from shared.log import Appended, AppendResult, Batch, Behind, ChatLog, Fenced, Gone, Sealed
+from shared.log import Appended, Batch, Behind, ChatLog, Fenced, Gone, Sealed, Unserved
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ class AttemptLog:
         terminal = self._terminal if end == len(self._values) else None
         return Batch(self.chat_id, self.token, self.attempt, start + 1, self._values[start:end], terminal)
 
-    def settle(self, batch: Batch, result: AppendResult) -> None:
+    def settle(self, batch: Batch, result: Appended | Behind | Sealed | Fenced | Gone) -> None:
         """Take the log's answer to a batch."""
         match result:
             case Appended():
@@ -194,18 +193,18 @@ class LogWriter:
         batches = [log.next_batch() for log in logs]
         try:
             results = await self._log.append(batches)
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             logger.warning("append failed, trying again: %s", error)
             for log in logs:
                 self._mark(log)
             return False
-        refusal: RedisError | None = None
+        refusal: Unserved | None = None
         for log, batch, result in zip(logs, batches, results, strict=True):
-            if isinstance(result, RedisError):
+            if isinstance(result, Unserved):
                 refusal = result
                 self._mark(log)
             else:
                 log.settle(batch, result)
         if refusal is not None:
-            logger.warning("append refused, trying again: %s", refusal)
+            logger.warning("append refused, trying again: %s", refusal.reason)
         return refusal is None

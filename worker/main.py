@@ -16,11 +16,10 @@ from typing import Any
 import uvloop
 from arq import func
 from arq.connections import ArqRedis
-from redis.exceptions import RedisError
 
 from shared import keys
 from shared.chat import new_token
-from shared.connect import connect
+from shared.connect import FAILURES, connect
 from shared.log import ChatLog, Fenced
 from shared.queue import GENERATE, JobQueue, dump_job, load_job
 from shared.settings import InvalidSettings, Settings
@@ -124,7 +123,7 @@ async def _running_parts(settings: Settings, upstream: Upstream) -> AsyncIterato
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(*FAILURES):
             await lease.resign()
         await redis.aclose()
         await upstream.close()

