@@ -53,7 +53,9 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.gather(*background, return_exceptions=True)
             await redis.aclose()
 
-    app = FastAPI(title="Piropiro", description=_DESCRIPTION, version="0.1.0", lifespan=lifespan)
+    app = FastAPI(
+        title="Piropiro", description=_DESCRIPTION, version="0.1.0", lifespan=lifespan, redirect_slashes=False
+    )
     app.include_router(chats.router)
     app.include_router(health.router)
     install_handlers(app)

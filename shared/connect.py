@@ -57,6 +57,10 @@ class _SentinelConnection(_CancellableWrites, SentinelManagedConnection):
     """To whatever server the sentinels name."""
 
 
+class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Waits for a free connection, where redis-py's own pool for sentinels fails."""
+
+
 _CLASSES = {"redis": _TcpConnection, "rediss": _TlsConnection, "unix": _UnixConnection}
 
 
@@ -79,7 +83,7 @@ def connect(redis_url: str, *, max_connections: int = 16, reply_timeout: float =
     if scheme != "unix":
         options["socket_keepalive"] = True
     if scheme == "redis+sentinel":
-        return Redis.from_pool(_sentinel_pool(redis_url, options))
+        return Redis.from_pool(_sentinel_pool(redis_url, {**options, "timeout": reply_timeout}))
     options = {**options, **parse_url(redis_url), "connection_class": _CLASSES[scheme]}
     pool = BlockingConnectionPool(timeout=reply_timeout, **options)  # type: ignore[arg-type]  # seconds
     return Redis.from_pool(pool)
@@ -98,7 +102,7 @@ def _sentinel_pool(redis_url: str, options: dict[str, Any]) -> SentinelConnectio
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py
         sentinels, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT, **query}
     )
-    return SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py
+    return _BlockingSentinelPool(  # type: ignore[no-untyped-call]  # redis-py
         service or "mymaster",
         sentinel,
         connection_class=_SentinelConnection,

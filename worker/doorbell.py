@@ -4,8 +4,8 @@ arq finds jobs by polling its sorted set, running jobs included, with several ro
 the job that the doorbell names, in one round trip, and only while it has a free slot (a full one would swallow the
 bell). A slow poll over the waiting jobs alone stays as the safety net for bells that were lost.
 
-It overrides `main`, `start_jobs` and `_poll_iteration` of arq 0.28's `Worker` (arq/worker.py), and leaves job format,
-results, cron and shutdown as they are.
+It overrides `main`, `close`, `start_jobs` and `_poll_iteration` of arq 0.28's `Worker` (arq/worker.py), and leaves job
+format, results, cron and the course of a shutdown as they are.
 """
 
 import asyncio
@@ -54,6 +54,15 @@ class DoorbellWorker(Worker):
             with contextlib.suppress(asyncio.CancelledError):
                 await answering
             await self._bell.aclose()
+
+    async def close(self) -> None:
+        """Shut down as arq does, and to the end also when Redis does not answer."""
+        try:
+            await super().close()
+        except FAILURES as error:
+            logger.warning("Redis failed at the end: %s", error)
+            if self.on_shutdown is not None:
+                await self.on_shutdown(self.ctx)
 
     async def _answer_doorbell(self) -> None:
         while True:
