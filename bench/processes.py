@@ -40,7 +40,7 @@ async def running(
 ) -> AsyncIterator[None]:
     """Run a process for as long as the context is open; enter it when `is_ready` says so.
 
-    The process is in a session of its own, so that Ctrl-C reaches it only through us, in order. It gets SIGTERM, and
+    The process is in a group of its own, so that Ctrl-C reaches it only through us, in order. It gets SIGTERM, and
     SIGKILL if that does not end it in time; on Linux it dies with us even if we are killed.
 
     Raises:
@@ -55,8 +55,7 @@ async def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_prepare_child,
         )
     try:
         try:
@@ -82,7 +81,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def _die_with_parent() -> None:
+def _prepare_child() -> None:
+    os.setpgid(0, 0)
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -14,14 +14,16 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from redis.asyncio import Redis
 
 from bench import echo, processes
 from bench.client import Client, Posted
+from bench.machine import Load
 from bench.monitor import Monitor
-from bench.report import AtOnce, Row, Situation, report
+from bench.report import ALONE, AtOnce, Row, Situation, report
 from bench.upstream import ANSWER, HOLD, Upstream
 
 RESULTS = Path(__file__).parent / "results" / "queue.md"
@@ -50,11 +52,11 @@ def plan(*, quick: bool) -> list[Setup]:
     """Every situation, by worker."""
     chats, rate, polled, polled_rate = (40, 25.0, 16, 8.0) if quick else (300, 20.0, 60, 8.0)
 
-    def pair(suffix: str) -> list[Situation]:
-        return [
-            Situation(f"idle{suffix}", chats, rate),
-            Situation(f"{HELD} jobs in progress{suffix}", chats, rate, HELD),
-        ]
+    def idle(suffix: str = "") -> Situation:
+        return Situation(f"idle{suffix}", chats, rate)
+
+    def busy(suffix: str = "") -> Situation:
+        return Situation(f"{HELD} jobs in progress{suffix}", chats, rate, HELD)
 
     streaming = Situation(
         f"{HELD} jobs in progress, {_PACE:g} deltas/s on each", chats, rate, HELD, _PACE, is_required=False
@@ -64,18 +66,26 @@ def plan(*, quick: bool) -> list[Setup]:
         Situation(f"plain `arq`, {HELD} jobs in progress", polled, polled_rate, HELD, is_required=False),
     ]
     late = Situation("plain `arq`, worker's clock 200 ms behind", polled, polled_rate, is_required=False)
+    ahead, behind = ", worker's clock 200 ms ahead", ", worker's clock 200 ms behind"
+    if quick:
+        return [
+            Setup([idle(), busy()]),
+            Setup([busy(ahead)], clock_ahead=SKEW),
+            Setup([busy(behind)], clock_ahead=-SKEW),
+            Setup([late], plain_arq=True, clock_ahead=-SKEW),
+        ]
     return [
-        Setup([*pair(""), *([] if quick else [streaming])]),
-        Setup(pair(", worker's clock 200 ms ahead"), clock_ahead=SKEW),
-        Setup(pair(", worker's clock 200 ms behind"), clock_ahead=-SKEW),
-        Setup(polling[:1] if quick else polling, plain_arq=True),
+        Setup([idle(), busy(), streaming]),
+        Setup([idle(ahead), busy(ahead)], clock_ahead=SKEW),
+        Setup([idle(behind), busy(behind)], clock_ahead=-SKEW),
+        Setup(polling, plain_arq=True),
         Setup([late], plain_arq=True, clock_ahead=-SKEW),
     ]
 
 
 async def run(*, quick: bool, seed: int) -> bool:
     """Measure, print, and unless `quick` write the results; whether nothing but a latency was amiss."""
-    began, load, niceness = time.monotonic(), os.getloadavg()[0], os.nice(0)
+    load = Load()
     rows = []
     async with _bench(random.Random(seed)) as bench:
         for setup in plan(quick=quick):
@@ -84,9 +94,7 @@ async def run(*, quick: bool, seed: int) -> bool:
         server = bench.server
     conditions = (
         f"{os.cpu_count()} cores, shared by everything: Redis, API, worker and the bench, which is client and upstream;"
-        f" {platform.system()}, Python {platform.python_version()}, {server}; load average {load:.1f} at the"
-        f" start{'; everything at niceness ' + str(niceness) if niceness else ''};"
-        f" {time.monotonic() - began:.0f} s, seed {seed}."
+        f" {platform.system()}, Python {platform.python_version()}, {server}; seed {seed}. {load.sentence()}"
     )
     text = report(rows, at_once, conditions, 1000 * SKEW)
     print(f"\n{text}")
@@ -285,11 +293,14 @@ class Bench:
 
     def _row(self, situation: Situation, posted: Sequence[Posted], rung: range, faults: list[str]) -> Row:
         seen = [self._monitor.chats[chat.chat_id] for chat in posted if chat.chat_id in self._monitor.chats]
+        seen.sort(key=lambda chat: chat.enqueued)
+        alone = [chat for before, chat in pairwise(seen) if chat.enqueued - before.enqueued > 1000 * ALONE]
         moments = [(chat.enqueued, chat.taken, chat.looked_up, chat.started) for chat in seen]
         arrivals = self._upstream.arrivals
         return Row(
             situation,
-            _differences((first, last) for first, *_, last in moments),
+            _differences((chat.enqueued, chat.started) for chat in seen),
+            _differences((chat.enqueued, chat.started) for chat in alone),
             [_differences((row[i], row[i + 1]) for row in moments) for i in range(3)],
             sorted(self._monitor.echoes[number] / 1000 for number in rung if number in self._monitor.echoes),
             sorted(1000 * (arrivals[chat.label] - chat.sent) for chat in posted if chat.label in arrivals),

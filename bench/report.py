@@ -6,6 +6,9 @@ from dataclasses import dataclass
 P50_LIMIT, P95_LIMIT = 5.0, 10.0
 """The requirement, in ms."""
 
+ALONE = 30.0
+"""Ms without another arrival after which the worker has nothing left to do for the last one."""
+
 _COLUMNS = (
     "situation",
     "chats",
@@ -13,6 +16,7 @@ _COLUMNS = (
     "p95",
     "max",
     "required",
+    "alone p95",
     "bell + arq + claim",
     "yardstick",
     "whole way",
@@ -23,13 +27,15 @@ _LEGEND = f"""All figures are in ms.
   Redis, to the moment at which the job, running in the worker, claims the chat there. The clock is Redis's own
   (`MONITOR`, whose cost is included); what the clocks of API and worker say cannot change it.
 - **required**: p50 ≤ {P50_LIMIT:g} and p95 ≤ {P95_LIMIT:g}.
+- **alone p95** is of the chats before which no other had come for {ALONE:g} ms. Where p95 is well above it, chats
+  waited for the worker's one thread, which was still at work on the chat that came just before.
 - **bell + arq + claim** are its parts, each as p50: until the rung worker takes the job in Redis; until arq, which now
   runs it, reads it there; until the claim. arq's own command hears no bell: its poll is in the second part.
 - **yardstick** is p50 and p95 of the least that any doorbell costs: one wake-up of a sleeping Python process and one
   command, measured at the same time on the same server. A start takes three such steps. A yardstick with a p95 of
   more than a millisecond says that the machine was busy with something else.
 - **whole way** is p50 and p95 from sending `POST /v1/chats` to the arrival of the chat's request at the upstream, by
-  the clock of the bench, which is both: what a client waits beside the upstream's own time.
+  the clock of the bench, which is both: what a client waits until the upstream has its request.
 - Chats arrive one by one at random moments (Poisson), whether those before are answered or not, and are answered at
   once. The jobs in progress meanwhile are streams that the upstream holds open, silent unless a pace is given.
 - Another clock means that all Python code in the worker reads the time of day {{skew:g}} ms off from the API's and
@@ -55,12 +61,14 @@ class Situation:
 class Row:
     """The figures of a situation; all lists are sorted and in ms.
 
-    `starts`: enqueue to job start. `stages`: its three parts. `echoes`: the yardstick. `whole_ways`: from sending the
-    POST to the arrival of the request at the upstream. `faults`: what went wrong.
+    `starts`: enqueue to job start; `alone`: only of chats that came `ALONE` ms after any other. `stages`: its three
+    parts. `echoes`: the yardstick. `whole_ways`: from sending the POST to the arrival of the request at the upstream.
+    `faults`: what went wrong.
     """
 
     situation: Situation
     starts: list[float]
+    alone: list[float]
     stages: list[list[float]]
     echoes: list[float]
     whole_ways: list[float]
@@ -75,6 +83,7 @@ class Row:
             str(len(self.starts)),
             *map(_number, (p50, p95, percentile(self.starts, 100))),
             ("met" if is_met else "missed") if self.situation.is_required else "–",
+            _number(percentile(self.alone, 95)),
             " + ".join(_number(percentile(stage, 50)) for stage in self.stages),
             _span(self.echoes),
             _span(self.whole_ways),

@@ -81,8 +81,8 @@ class Upstream:
         try:
             while True:
                 await self._answer(reader, writer)
-        except (EOFError, OSError):
-            pass
+        except (EOFError, OSError, asyncio.CancelledError):
+            pass  # the worker is gone, or `serving` ends; asyncio would log a handler that was cancelled
         finally:
             self._handlers.discard(task)
             writer.close()

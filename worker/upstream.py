@@ -5,6 +5,7 @@ because typed chunks cost several times more and would drop what their types do 
 """
 
 import asyncio
+import contextlib
 import email.utils
 import random
 import re
@@ -24,6 +25,7 @@ _MAX_LINE = 33_554_432
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _MAX_BACKOFF = 8.0
 _MAX_RETRY_AFTER = 60.0
+_END_OF_BODY = 0.1
 _STREAM_HEADERS = {"Content-Type": "application/json", "X-Stainless-Raw-Response": "stream"}
 
 
@@ -104,12 +106,13 @@ class OpenAIUpstream:
         """See `Upstream.stream`. 408, 429, 5xx and failed connections are retried before the stream has begun."""
         response = await self._open(request)
         try:
-            decoder = DataDecoder()
-            async for data in response.iter_bytes():
+            decoder, body = DataDecoder(), response.iter_bytes()
+            async for data in body:
                 chunks = decoder.feed(data)
                 if chunks:
                     yield chunks
                 if decoder.is_done:
+                    await _exhaust(body)
                     return
         except httpx2.TimeoutException:
             raise self._stalled() from None
@@ -156,6 +159,14 @@ class OpenAIUpstream:
         return UpstreamError(
             f"The upstream sent nothing for {self._stall_timeout:g} s.", code="upstream_stalled", is_final=False
         )
+
+
+async def _exhaust(body: AsyncIterator[bytes]) -> None:
+    """Read what follows `[DONE]`, usually the end of the body alone: only then can the connection be used again."""
+    with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+        async with asyncio.timeout(_END_OF_BODY):
+            async for _ in body:
+                pass
 
 
 class DataDecoder:
