@@ -45,10 +45,17 @@ class Watch:
 
     def __init__(self, lease: float) -> None:
         self._lease = lease
+        self._looked = 0.0
         self._sightings: dict[str, Sighting] = {}
 
     def look(self, beats: dict[str, bytes], now: float) -> list[str]:
-        """Note the workers' latest beats at time `now`; the workers whose beat is a lease old."""
+        """Note the workers' latest beats at time `now`; the workers whose beat is a lease old.
+
+        Looks that come too far apart were interrupted by something, which may have interrupted the others as well.
+        """
+        if now - self._looked > 2 * self._lease / _BEATS_PER_LEASE:
+            self.blink()
+        self._looked = now
         self._sightings = {
             worker: known if (known := self._sightings.get(worker)) and known.beat == beat else Sighting(beat, now)
             for worker, beat in beats.items()
@@ -103,14 +110,11 @@ class Lease:
 
     async def beat(self) -> list[str]:
         """Give a sign of life; the workers that gave none for a lease."""
-        begun = asyncio.get_running_loop().time()
         reply = await self._beat(keys=[keys.WORKERS], args=[self._worker_id])
-        now = asyncio.get_running_loop().time()
-        if now - begun > self._interval:
-            self._watch.blink()
         beats = {worker.decode(): beat for worker, beat in zip(reply[::2], reply[1::2], strict=True)}
         for worker in set((await self._owners()).values()) - beats.keys():
             beats[worker] = b""  # it never beat, or its last sign of life was forgotten
+        now = asyncio.get_running_loop().time()
         return [worker for worker in self._watch.look(beats, now) if worker != self._worker_id]
 
     async def _owners(self) -> dict[str, str]:

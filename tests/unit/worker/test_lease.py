@@ -1,25 +1,34 @@
 from worker.lease import Watch
 
+LEASE = 3
+
+
+def look_every_second(watch, beats, start, end):
+    return [watch.look(beats, now=now) for now in range(start, end + 1)]
+
 
 def test_a_beat_that_stays_the_same_for_a_lease_is_a_dead_workers():
-    watch = Watch(3)
-    assert watch.look({"a": b"1", "b": b"1"}, now=0) == []
-    assert watch.look({"a": b"1", "b": b"2"}, now=2) == []
-    assert watch.look({"a": b"1", "b": b"2"}, now=3.5) == ["a"]
-    assert watch.look({"a": b"2", "b": b"3"}, now=4) == []
+    watch = Watch(LEASE)
+    assert look_every_second(watch, {"a": b"1", "b": b"1"}, 0, 2) == [[], [], []]
+    assert look_every_second(watch, {"a": b"1", "b": b"2"}, 3, 4) == [[], ["a"]]
+    assert look_every_second(watch, {"a": b"2", "b": b"2"}, 5, 6) == [[], []]
 
 
 def test_silence_counts_only_while_we_looked():
-    watch = Watch(3)
-    watch.look({"a": b"1"}, now=0)
+    watch = Watch(LEASE)
+    look_every_second(watch, {"a": b"1"}, 0, 2)
     watch.blink()
-    assert watch.look({"a": b"1"}, now=10) == []
-    assert watch.look({"a": b"1"}, now=12) == []
-    assert watch.look({"a": b"1"}, now=13.5) == ["a"]
+    assert look_every_second(watch, {"a": b"1"}, 3, 7) == [[], [], [], [], ["a"]]
+
+
+def test_a_gap_between_two_looks_gives_everybody_a_whole_lease():
+    watch = Watch(LEASE)
+    look_every_second(watch, {"a": b"1"}, 0, 2)
+    assert look_every_second(watch, {"a": b"1"}, 12, 16) == [[], [], [], [], ["a"]]
 
 
 def test_a_worker_that_left_the_list_is_forgotten():
-    watch = Watch(3)
-    watch.look({"a": b"1"}, now=0)
-    watch.look({}, now=1)
-    assert watch.look({"a": b"1"}, now=10) == []
+    watch = Watch(LEASE)
+    look_every_second(watch, {"a": b"1"}, 0, 2)
+    watch.look({}, now=3)
+    assert look_every_second(watch, {"a": b"1"}, 4, 6) == [[], [], []]
