@@ -97,7 +97,7 @@ show_progress() {
                 package=${package%% *}
                 report "$count/$total ${package##*/}"
                 ;;
-            "Installing collected packages"*) report "unpacking" ;;
+            "Installing collected packages"*) [ "$count" = 0 ] || report "unpacking" ;;
             "ERROR: "*) printf '\n%s\n' "$line" >&2 ;;
             "status "*) status=${line#status } ;;
         esac

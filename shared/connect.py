@@ -111,11 +111,3 @@ def _sentinel_pool(redis_url: str, options: dict[str, Any]) -> SentinelConnectio
         password=unquote(password) or None,
         **options,
     )
-
-
-def redact(redis_url: str) -> str:
-    """The URL without its password, for messages and logs."""
-    parts = urlsplit(redis_url)
-    if "@" not in parts.netloc:
-        return redis_url
-    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()

@@ -5,16 +5,13 @@ look at, `DELETE` forgets them; `GET /healthz` answers once the server is up. Wh
 described in `simulator/script.py`.
 """
 
-import copy
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.config import LOGGING_CONFIG
 
 from simulator.completions import CompletionsEndpoint, require_key
 from simulator.errors import ApiError
@@ -67,25 +64,6 @@ async def retrieve_model(request: Request) -> Response:
 async def check_health(_: Request) -> Response:
     """`GET /healthz`."""
     return JSONResponse({"status": "ok"})
-
-
-def run(host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; logs go to standard error."""
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_config=_log_to_stderr(),
-        timeout_graceful_shutdown=2,
-    )
-
-
-def _log_to_stderr() -> dict[str, Any]:
-    config = copy.deepcopy(LOGGING_CONFIG)
-    for handler in config["handlers"].values():
-        handler["stream"] = "ext://sys.stderr"
-    return config
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -3,11 +3,8 @@
 import asyncio
 import json
 import re
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -17,28 +14,14 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 Json = dict[str, Any]
-START = "from simulator.main import run; run('127.0.0.1', 0)"
 USER: Any = [{"role": "user", "content": "やっほ"}]
 FAST: Json = {"ttft": 0, "interval": 0}
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def url(upstream_url: str) -> str:
     """A running simulator."""
-    log = tmp_path_factory.mktemp("simulator") / "stderr"
-    with log.open("wb") as stderr, subprocess.Popen([sys.executable, "-c", START], stderr=stderr) as process:
-        try:
-            yield wait_for_address(process, log)
-        finally:
-            process.terminate()
-
-
-def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
-    while process.poll() is None:
-        if found := re.search(r"running on (http://\S+)", log.read_text()):
-            return found[1]
-        time.sleep(0.01)
-    raise RuntimeError(log.read_text())
+    return upstream_url
 
 
 @pytest_asyncio.fixture
@@ -193,11 +176,15 @@ async def test_fragments_make_the_same_stream(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_cut_ends_without_terminator(http: httpx.AsyncClient, key: str, stream: bool) -> None:
     script = {"key": key, "deltas": ["a", "b"], "fault": {"kind": "cut", "after": 1}}
-    received = b""
-    with pytest.raises(httpx.RemoteProtocolError, match=r"incomplete|without sending complete"):
+    received = bytearray()
+
+    async def receive() -> None:
         async with http.stream("POST", "/v1/chat/completions", json=body(script, stream=stream)) as response:
             async for piece in response.aiter_raw():
-                received += piece
+                received.extend(piece)
+
+    with pytest.raises(httpx.RemoteProtocolError, match=r"incomplete|without sending complete"):
+        await receive()
     assert received
     assert not received.endswith((b"\n\n", b"}"))
     record = await record_of(http, key, lambda record: record["closed_at"])
