@@ -84,7 +84,8 @@ def _check(body: dict[str, Any]) -> None:
     n = body.get("n")
     if n is not None and (type(n) is not int or n != 1):
         raise _invalid("n", "must be 1: a chat is one answer")
-    if not isinstance(body.get("stream_options") or {}, dict):
+    stream_options = body.get("stream_options")
+    if stream_options is not None and not isinstance(stream_options, dict):
         raise _invalid("stream_options", "must be an object")
 
 

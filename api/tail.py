@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 _RING_ENTRIES = 512
 _RING_BYTES = 262_144
-_PAGE = 256
+_PAGE = 512
+_FIRST_PAGE = 32
 _WRITE_BYTES = 65_536
 _SILENCE = 10.0
 """Seconds without a publication after which a tail looks into the stream."""
@@ -66,6 +67,8 @@ class Follower:
         self._format = format_
         self._waiter: asyncio.Future[None] | None = None
         self._position_told: int | None = None
+        self._page: Sequence[Item] = ()
+        self._page_count = _FIRST_PAGE
         self.position = after
         self.is_closed = False
 
@@ -93,11 +96,9 @@ class Follower:
 
     async def _advance(self) -> bytes | None:
         """Take what follows the position; None if nothing does yet."""
-        items = self._tail.items_after(self.position)
+        items = self._page or self._tail.items_after(self.position)
         if items is None:
-            items = [Item(entry) for entry in await self._tail.read_page(self.position)]
-            if not items:
-                self._tail.close()  # the log is past its retention
+            items = await self._read_page()
         if not items:
             return None
         frames, size = list[bytes](), 0
@@ -108,7 +109,20 @@ class Follower:
             self.position = item.entry.id
             if size >= _WRITE_BYTES:
                 break
+        if self._page:
+            self._page = self._page[len(frames) :]
         return b"".join(frames)
+
+    async def _read_page(self) -> Sequence[Item]:
+        """The next entries from the stream: about as many as one write takes, and none read twice."""
+        entries = await self._tail.read(self.position, self._page_count)
+        if entries:
+            average = sum(len(entry.value) for entry in entries) // len(entries)
+            self._page_count = min(_PAGE, max(1, _WRITE_BYTES // (average + 1)))
+        else:
+            self._tail.close()  # the log is past its retention
+        self._page = [Item(entry) for entry in entries]
+        return self._page
 
     async def _wait(self, deadline: float) -> bool:
         """Sleep until `wake`; False if `deadline` came first."""
@@ -172,9 +186,9 @@ class Tail:
             return None
         return self._items[bisect_right(self._ids, position) :]
 
-    async def read_page(self, position: EntryId) -> list[Entry]:
+    async def read(self, position: EntryId, count: int) -> list[Entry]:
         """The next entries above `position`, from the stream."""
-        return await self._log.read(self.chat_id, position, _PAGE)
+        return await self._log.read(self.chat_id, position, count)
 
     def on_subscribed(self) -> None:
         self.refresh()

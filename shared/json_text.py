@@ -6,6 +6,7 @@ library takes over there, so that nothing an upstream says is lost.
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -14,26 +15,55 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
+MAX_DEPTH = 500
+"""Deepest nesting accepted. Without a limit it would be the interpreter's, which depends on the depth of the caller's
+stack: what one process could store, another could not read."""
+
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH}"
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def loads(data: bytes | str) -> Any:
+def loads(data: bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: not JSON, not UTF-8, nested too deeply, or with a number that no JSON text can give back.
+        ValueError: not JSON, not UTF-8, nested deeper than `MAX_DEPTH`, or with a number that no JSON can give back.
     """
     try:
+        value = _loads(data)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    # Most texts do not even have that many brackets.
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_too_deep(value):
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def _loads(data: bytes) -> Any:
+    try:
         return _decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        try:
-            text = data.decode() if isinstance(data, bytes) else data
-            value = json.loads(text, parse_constant=_refuse_constant)
-            json.dumps(value, allow_nan=False)  # 1e999 parses as infinity, which no JSON can say
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+    except msgspec.DecodeError:
+        value = json.loads(data.decode(), parse_constant=_refuse_constant)
+        json.dumps(value, allow_nan=False)  # 1e999 parses as infinity, which no JSON can say
         return value
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def dumps(value: Any) -> bytes:

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     @classmethod
     def _json_object(cls, value: object) -> object:
         try:
-            return json_text.loads(value) if isinstance(value, str) else value
+            return json_text.loads(value.encode()) if isinstance(value, str) else value
         except ValueError:
             raise ValueError("must be a JSON object") from None
 

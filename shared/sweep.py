@@ -16,9 +16,9 @@ from shared.log import ChatLog, Gone
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL = 2.0
+_INTERVAL = 1.0
 _PAGE = 100
-_ABSENCE_MS = 4000
+_ABSENCE_MS = 2500
 """How long a chat to be cancelled on disconnect must have been without a reader."""
 
 

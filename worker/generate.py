@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -70,17 +71,31 @@ class Generator:
         self._settings = settings
         self._worker_id = worker_id
         self._running: dict[str, AttemptLog] = {}
+        self._held: Counter[str] = Counter()
 
     @property
     def running(self) -> dict[str, AttemptLog]:
         """The attempts of this worker, by chat id."""
         return self._running
 
+    @property
+    def held(self) -> Set[str]:
+        """The ids of the chats that this worker takes care of, also between two attempts."""
+        return self._held.keys()
+
     async def run(self, chat_id: str) -> None:
         """Generate the chat: return when it has ended, or is somebody else's.
 
         Cancellation hands the chat over to another worker.
         """
+        self._held[chat_id] += 1
+        try:
+            await self._run(chat_id)
+        finally:
+            self._held[chat_id] -= 1
+            self._held += Counter()  # drops what is zero
+
+    async def _run(self, chat_id: str) -> None:
         token = new_token()
         claim = await self._claim(chat_id, token, reason="worker_lost")
         loop = asyncio.get_running_loop()

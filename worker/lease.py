@@ -8,7 +8,6 @@ So after an outage everybody gets one whole lease before anybody is presumed dea
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -17,7 +16,7 @@ from shared import events, keys
 from shared.connect import FAILURES
 from shared.log import ChatLog, Fenced
 from shared.queue import JobQueue
-from worker.log_writer import AttemptLog
+from worker.generate import Generator
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ class Lease:
         worker_id: str,
         lease: float,
         max_attempts: int,
-        running: Callable[[], dict[str, AttemptLog]],
+        generator: Generator,
     ) -> None:
         self._redis = redis
         self._log = log
@@ -87,7 +86,8 @@ class Lease:
         self._worker_id = worker_id
         self._max_attempts = max_attempts
         self._interval = lease / _BEATS_PER_LEASE
-        self._running = running
+        self._generator = generator
+        self._unknown: set[str] = set()
         self._watch = Watch(lease)
         self._beat = redis.register_script(BEAT)
 
@@ -125,27 +125,40 @@ class Lease:
         chats = [chat_id for chat_id, worker in (await self._owners()).items() if worker == dead]
         logger.warning("worker %s is silent: handing over its %d chats", dead, len(chats))
         for chat_id in chats:
-            token, attempt, owner, failures = await self._redis.hmget(  # type: ignore[misc]  # the same
-                keys.record(chat_id), ["token", "attempt", "worker", "failures"]
-            )
-            if token and owner == dead.encode():
-                if int(failures) + 1 >= self._max_attempts:
-                    await self._log.seal(chat_id, _WORKERS_LOST, only_token=token.decode())
-                else:
-                    await self._queue.hand_over(chat_id, token.decode(), int(attempt), failed=True)
-            elif token is None:
-                await self._redis.hdel(keys.RUNNING, chat_id)  # type: ignore[misc]  # the same
+            await self._reassign(chat_id, dead, failed=True)
         await self._redis.zrem(keys.WORKERS, dead)
 
-    async def audit(self) -> None:
-        """Tell each running attempt that is not the chat's any more, in case the notice of it went astray."""
-        attempts = list(self._running().values())
-        if not attempts:
+    async def _reassign(self, chat_id: str, worker: str, *, failed: bool) -> None:
+        """Enqueue the next attempt of a chat that is still `worker`'s, or end it if its attempts are used up."""
+        token, attempt, owner, failures = await self._redis.hmget(  # type: ignore[misc]  # redis-py types two clients at once
+            keys.record(chat_id), ["token", "attempt", "worker", "failures"]
+        )
+        if token is None:
+            await self._redis.hdel(keys.RUNNING, chat_id)  # type: ignore[misc]  # the same
+        elif owner != worker.encode():
             return
-        owners = await self._log.owners([attempt.chat_id for attempt in attempts])
+        elif int(failures) + failed >= self._max_attempts:
+            await self._log.seal(chat_id, _WORKERS_LOST, only_token=token.decode())
+        else:
+            await self._queue.hand_over(chat_id, token.decode(), int(attempt), failed=failed)
+
+    async def audit(self) -> None:
+        """Compare what this worker is doing with what Redis has it do, both ways.
+
+        An attempt whose chat is not its own any more is told so, in case the notice went astray. A chat that Redis
+        thinks is running here, while nobody here knows of it, is handed over: a failover forgot its end. It must be so
+        at two audits in a row, because a claim reaches Redis before its answer reaches us.
+        """
+        attempts = list(self._generator.running.values())
+        owners = await self._log.owners([attempt.chat_id for attempt in attempts]) if attempts else []
         for attempt, owner in zip(attempts, owners, strict=True):
             if owner != attempt.token.encode():
                 attempt.lose(Fenced())
+        assigned = {chat_id for chat_id, worker in (await self._owners()).items() if worker == self._worker_id}
+        unknown = assigned - self._generator.held
+        for chat_id in unknown & self._unknown:
+            await self._reassign(chat_id, self._worker_id, failed=False)
+        self._unknown = unknown
 
     async def resign(self) -> None:
         """Leave the list of workers, at an orderly end."""

@@ -98,7 +98,7 @@ async def _running_parts(settings: Settings, upstream: Upstream) -> AsyncIterato
         worker_id=worker_id,
         lease=settings.lease,
         max_attempts=settings.max_attempts,
-        running=lambda: generator.running,
+        generator=generator,
     )
 
     def lose(chat_id: bytes) -> None:

@@ -51,7 +51,7 @@ class UpstreamError(Exception):
         message, type_, code, param = (body.get(name) for name in ("message", "type", "code", "param"))
         return cls(
             message if isinstance(message, str) and message else default,
-            code=str(code) if code is not None else "upstream_error",
+            code=str(code) if isinstance(code, str | int) else "upstream_error",
             type_=type_ if isinstance(type_, str) else "upstream_error",
             param=param if isinstance(param, str) else None,
             is_final=is_final,

@@ -140,9 +140,7 @@ async def test_a_malformed_cursor_is_400(api, ended, cursor):
 
 async def test_another_chats_cursor_is_400(api, ended):
     other = await api.ask(body({"deltas": ["a"]}))
-    answer = await api.http.get(
-        f"/v1/chats/{ended.chat_id}/stream", headers={"Last-Event-ID": other.events[0].id}
-    )
+    answer = await api.http.get(f"/v1/chats/{ended.chat_id}/stream", headers={"Last-Event-ID": other.events[0].id})
     assert answer.status_code == 400
 
 

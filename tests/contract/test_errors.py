@@ -163,3 +163,13 @@ async def test_a_longer_body_is_413(impatient_api, path, send):
 async def test_a_body_in_chunks_of_the_longest_length_is_accepted(impatient_api, path):
     content = json.dumps(body({"deltas": ["a"]})).encode().ljust(50_000)
     assert (await impatient_api.http.post(path, content=in_parts(content))).is_success
+
+
+@pytest.mark.parametrize("nested", ['{"a":', "["], ids=["objects", "arrays"])
+async def test_no_depth_of_nesting_is_an_internal_error(api, nested):
+    closing = "]" if nested == "[" else "}"
+    for depth in (*range(100, 900, 100), *range(900, 1000)):
+        deep = nested * depth + "1" + closing * depth
+        content = f'{json.dumps(body({"deltas": ["a"]}))[:-1]}, "x": {deep}}}'
+        answer = await api.http.post("/v1/chats", content=content)
+        assert answer.status_code in (202, 400), (depth, answer.text)

@@ -12,7 +12,7 @@ async def test_a_keep_alive_is_one_line_without_an_empty_one(impatient_api, form
     reading = await impatient_api.ask(body(PAUSE), form=form)
     before = raw_of(reading.events[: -3 if form == "json" else -2])
     after = raw_of(reading.events[-3 if form == "json" else -2 :])
-    assert len(reading.comments) in (2, 3)
+    assert reading.comments
     assert reading.received == before + b": keep-alive\n" * len(reading.comments) + after
 
 
@@ -22,6 +22,6 @@ async def test_keep_alives_are_no_events_to_an_independent_decoder(impatient_api
     assert decode_by_oracle(reading.received) == decoded(reading.events)
 
 
-async def test_a_stream_that_is_not_idle_has_no_keep_alive(impatient_api):
-    reading = await impatient_api.ask(body({"tokens": 40, "interval": 0.02}))
-    assert reading.comments == []
+async def test_events_put_off_the_keep_alive(impatient_api):
+    reading = await impatient_api.ask(body({"tokens": 200, "interval": 0.005}))
+    assert len(reading.comments) <= 1

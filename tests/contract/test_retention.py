@@ -29,7 +29,7 @@ def traces(server, chat_id: str) -> list[bytes]:
         b"stream": redis.xrange,
         b"none": lambda _: None,
     }
-    return [key for key in redis.keys() if needle in key or needle in repr(readers[redis.type(key)](key)).encode()]
+    return [key for key in redis.scan_iter() if needle in key or needle in repr(readers[redis.type(key)](key)).encode()]
 
 
 async def expired(api, chat_id: str) -> bool:
@@ -62,11 +62,14 @@ async def test_a_cancelled_chat_leaves_no_trace(forgetful, api, key):
     await assert_no_trace(forgetful, api, reading.chat_id)
 
 
-async def test_a_chat_cancelled_by_its_readers_absence_leaves_no_trace(forgetful, api, key):
-    posted = body({"deltas": numbered(1000), "interval": 0.02})
+async def test_a_chat_that_its_last_reader_left_is_cancelled_on_request_and_leaves_no_trace(
+    forgetful, api, simulator, key
+):
+    posted = body({"key": key, "deltas": numbered(1000), "interval": 0.02})
     async with api.posting(posted, idempotency_key=key, x_piropiro_on_disconnect="cancel") as reading:
         await reading.first(2)
-        await api.cancel(reading.chat_id)
+    assert (await api.chat_when(reading.chat_id, "cancelled"))["finish_reason"] is None
+    assert await simulator.outcome(key) == "client_closed"
     await assert_no_trace(forgetful, api, reading.chat_id)
 
 

@@ -16,6 +16,8 @@ from harness.processes import Process, free_port
 from harness.stack import Stack
 
 PATIENCE = 30.0
+LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=1)
+"""Idle connections are given up before the server does, which would fail a request sent at that moment."""
 
 
 class StackStarter:
@@ -41,10 +43,11 @@ class StackStarter:
 def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed:
-        for value in getattr(item, "funcargs", {}).values():
-            stacks = [value] if isinstance(value, Stack) else value.stacks if isinstance(value, StackStarter) else ()
-            for stack in stacks:
-                report.sections += [(f"output of {process.name}", process.output()) for process in stack.processes]
+        values = getattr(item, "funcargs", {})
+        stacks = [value for value in values.values() if isinstance(value, Stack)]
+        stacks += values["start_stack"].stacks if "start_stack" in values else []
+        for stack in stacks:
+            report.sections += [(f"output of {process.name}", process.output()) for process in stack.processes]
     return report
 
 
@@ -110,8 +113,7 @@ async def connect() -> AsyncIterator[Callable[[str], Client]]:
     async with AsyncExitStack() as clients:
 
         def make(url: str) -> Client:
-            limits = httpx.Limits(max_connections=None)
-            http = httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits)
+            http = httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=LIMITS)
             clients.push_async_callback(http.aclose)
             return Client(http)
 
@@ -138,7 +140,9 @@ def impatient_api(impatient, connect) -> Client:
 
 @pytest_asyncio.fixture
 async def simulator(upstream_url) -> AsyncIterator[Simulator]:
-    async with httpx.AsyncClient(base_url=upstream_url, timeout=PATIENCE) as http:
+    """What the simulator remembers; of this test alone."""
+    async with httpx.AsyncClient(base_url=upstream_url, timeout=PATIENCE, limits=LIMITS) as http:
+        await http.delete("/simulator/requests")
         yield Simulator(http)
 
 

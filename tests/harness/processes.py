@@ -45,6 +45,10 @@ class Process:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def count_files(self) -> int:
+        """How many file descriptors it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def output(self) -> str:
         """The last of what it wrote."""
         return self._output.read_text(errors="replace")[-_SHOWN:]

@@ -37,6 +37,7 @@ class Server:
     def __init__(self, directory: Path, *, is_durable: bool = False):
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.socket = directory / "server.sock"
         self._directory = directory
         self._options: Sequence[str] = _DURABLE if is_durable else ()
         self.client = Redis.from_url(self.url)
@@ -44,7 +45,8 @@ class Server:
 
     def start(self) -> None:
         command = [_server_binary(), "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--loglevel", "warning", "--dir", str(self._directory), *self._options]
+        command += ["--save", "", "--loglevel", "warning", "--dir", str(self._directory)]
+        command += ["--unixsocket", str(self.socket), *self._options]
         self.process = Process("server", command, self._directory)
         block_until(self._answers)
 
@@ -54,6 +56,12 @@ class Server:
             return bool(self.client.ping())
         except RedisError:
             return False
+
+    def start_sentinel(self, port: int) -> Process:
+        """Start a sentinel that calls this server `mymaster`."""
+        settings = self._directory / "sentinel.conf"
+        settings.write_text(f"port {port}\nsentinel monitor mymaster 127.0.0.1 {self.port} 1\n")
+        return Process("sentinel", [_server_binary(), str(settings), "--sentinel"], self._directory)
 
     def close(self) -> None:
         self.client.close()
@@ -93,8 +101,16 @@ class Stack:
             self.start_worker()
         for _ in range(apis):
             self.start_api()
+        self.wait_until_ready(workers)
+
+    def wait_until_ready(self, workers: int) -> None:
+        """Wait until every replica sees so many workers."""
         for api in self.apis:
             block_until(lambda url=api.url: self._is_ready(url, workers))
+
+    def set_environment(self, **variables: str) -> None:
+        """What processes started from now on have in their environment."""
+        self._env |= variables
 
     def start_api(self) -> Api:
         api = Api(self._name("api"), self._directory, self._env)

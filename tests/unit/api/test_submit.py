@@ -46,6 +46,7 @@ def test_the_clients_own_model_and_stream_options_stand():
         ({**HELLO, "n": 1.0}, "n"),
         ({**HELLO, "n": True}, "n"),
         ({**HELLO, "stream_options": 1}, "stream_options"),
+        ({**HELLO, "stream_options": False}, "stream_options"),
         (b"\xff", None),
         (b"", None),
         (b"[]", None),

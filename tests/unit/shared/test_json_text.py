@@ -25,6 +25,14 @@ def test_an_integer_of_any_size_survives():
     assert json_text.dumps(json_text.loads(b"[123456789012345678901234567890]")) == b"[123456789012345678901234567890]"
 
 
+def test_nesting_is_limited_the_same_for_every_caller():
+    deep = b"[" * json_text.MAX_DEPTH + b"]" * json_text.MAX_DEPTH
+    assert json_text.loads(deep)
+    with pytest.raises(ValueError, match="nested"):
+        json_text.loads(b'{"a":' + deep + b"}")
+    assert len(json_text.loads(b"[" + b"[]," * 10_000 + b"{}]")) == 10_001
+
+
 @pytest.mark.parametrize(
     "text",
     [b"", b"{", b"NaN", b"[Infinity]", b"1e999", b"\xff", b'"\xed\xa0\x80"', b"[" * 100_000, b"1" * 5000, b"{}x"],
