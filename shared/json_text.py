@@ -6,7 +6,6 @@ library takes over there, so that nothing an upstream says is lost.
 """
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -53,17 +52,12 @@ def _loads(data: bytes) -> Any:
 
 def _is_too_deep(value: Any) -> bool:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [child for parent in level for child in _children(parent)]
+    for _ in range(MAX_DEPTH):
+        members = (parent.values() if isinstance(parent, dict) else parent for parent in level)
+        level = [child for children in members for child in children if isinstance(child, dict | list)]
         if not level:
             return False
     return True
-
-
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def dumps(value: Any) -> bytes:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -79,7 +80,7 @@ class Generator:
         return self._running
 
     @property
-    def held(self) -> Set[str]:
+    def held(self) -> AbstractSet[str]:
         """The ids of the chats that this worker takes care of, also between two attempts."""
         return self._held.keys()
 
@@ -93,7 +94,8 @@ class Generator:
             await self._run(chat_id)
         finally:
             self._held[chat_id] -= 1
-            self._held += Counter()  # drops what is zero
+            if not self._held[chat_id]:
+                del self._held[chat_id]
 
     async def _run(self, chat_id: str) -> None:
         token = new_token()

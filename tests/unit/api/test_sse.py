@@ -54,14 +54,14 @@ def test_an_independent_decoder_reads_the_text_with_line_breaks_folded(text):
 def test_json_loses_nothing(delta):
     (event,) = parse(frame(CHAT, chunk_entry({"choices": [{"delta": delta}]}), Format.JSON))
     assert event.event == "delta"
-    assert json_text.loads(event.data) == delta
+    assert json_text.loads(event.data.encode()) == delta
 
 
 @pytest.mark.parametrize("delta", [{}, {"role": "assistant", "content": ""}, {"content": None}, {"tool_calls": []}])
 def test_a_delta_without_text_is_seen_in_json_only(delta):
     entry = chunk_entry({"choices": [{"delta": delta}]})
     assert frame(CHAT, entry, Format.TEXT) == b""
-    assert json_text.loads(parse(frame(CHAT, entry, Format.JSON))[0].data) == delta
+    assert json_text.loads(parse(frame(CHAT, entry, Format.JSON))[0].data.encode()) == delta
 
 
 def test_a_lone_surrogate_is_escaped_in_json_and_replaced_in_text():
@@ -111,7 +111,7 @@ def test_named_events_are_these_bytes(entry, text, json):
 def test_an_error_is_the_envelope_in_both_formats(format_):
     (event,) = parse(frame(CHAT, Entry(TERMINAL, events.error("no", "t", "c")), format_))
     assert event.event == "error"
-    assert json_text.loads(event.data) == {"error": {"message": "no", "type": "t", "param": None, "code": "c"}}
+    assert json_text.loads(event.data.encode()) == {"error": {"message": "no", "type": "t", "param": None, "code": "c"}}
 
 
 def test_a_place_in_the_queue_has_no_id():
