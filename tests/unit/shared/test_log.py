@@ -9,7 +9,6 @@ from shared.log import (
     Appended,
     Batch,
     Behind,
-    ChatLog,
     Claimed,
     Fenced,
     Gone,
@@ -17,21 +16,11 @@ from shared.log import (
     Refused,
     Sealed,
 )
-from shared.queue import Created, HandedOver, JobQueue, NewChat
+from shared.queue import Created, HandedOver, NewChat
 from shared.subscriber import Callbacks, Subscriber
 
 DONE = events.done("stop", None)
 CANCELLED = events.cancelled()
-
-
-@pytest.fixture
-def log(redis):
-    return ChatLog(redis, retention=60)
-
-
-@pytest.fixture
-def queue(redis):
-    return JobQueue(redis)
 
 
 @pytest.fixture

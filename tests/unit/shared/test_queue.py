@@ -1,6 +1,5 @@
 import asyncio
 
-import pytest
 from arq.constants import in_progress_key_prefix, job_key_prefix
 from arq.jobs import deserialize_job_raw
 
@@ -8,12 +7,7 @@ from shared import events, keys
 from shared.chat import job_id, new_chat_id
 from shared.cursor import START
 from shared.log import ChatLog
-from shared.queue import GENERATE, Created, Exists, JobQueue, NewChat, QueueFull, load_job
-
-
-@pytest.fixture
-def queue(redis):
-    return JobQueue(redis)
+from shared.queue import GENERATE, Created, Exists, NewChat, QueueFull, load_job
 
 
 def a_chat(**options):

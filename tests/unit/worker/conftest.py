@@ -2,19 +2,7 @@ import asyncio
 
 import pytest
 
-from shared.log import ChatLog
-from shared.queue import JobQueue
 from worker.log_writer import LogWriter
-
-
-@pytest.fixture
-def log(redis):
-    return ChatLog(redis, retention=60)
-
-
-@pytest.fixture
-def queue(redis):
-    return JobQueue(redis)
 
 
 @pytest.fixture
