@@ -167,6 +167,7 @@ class Tail:
         self._items: list[Item] = []
         self._bytes = 0
         self._heard = START
+        self._is_stale = False
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
@@ -196,41 +197,53 @@ class Tail:
     def on_message(self, payload: bytes) -> None:
         self.last_heard = asyncio.get_running_loop().time()
         publication = Publication.parse(payload)
-        last = publication.entries[-1].id
-        if self._top is not None and publication.predecessor <= self._top:
-            self._extend([entry for entry in publication.entries if entry.id > self._top])
-        elif self._top is None or last > self._top:
+        last, top = publication.entries[-1].id, self._top
+        if top is not None and (publication.predecessor == top or any(e.id == top for e in publication.entries)):
+            self._extend([entry for entry in publication.entries if entry.id > top])
+        elif top is None or last > top:
             self._heard = max(self._heard, last)
             self.refresh()
 
     def refresh(self) -> None:
-        """Read the stream, unless that is under way."""
+        """Read the stream; if that is under way, once more afterwards."""
+        self._is_stale = True
         if self._refreshing is None and not self.is_closed:
             self._refreshing = asyncio.create_task(self._refresh())
 
     async def _refresh(self) -> None:
         try:
-            deadline = None
-            while not self.is_closed:
+            since = None
+            while self._is_stale and not self.is_closed:
+                self._is_stale = False
                 try:
                     is_whole = await self._read()
                 except FAILURES as error:
                     logger.warning("tail of %s cannot read, trying again: %s", self.chat_id, error)
+                    self._is_stale = True
                     await asyncio.sleep(_RETRY)
                     continue
+                if is_whole and self._top is not None and self._top >= self._heard:
+                    since = None
+                    continue
+                # The stream lacks what was shown or published: a failover forgot it, and its writer may append it anew.
                 now = asyncio.get_running_loop().time()
-                if not is_whole:
-                    deadline = deadline or now + HEAL
-                    if now > deadline:
-                        logger.warning("log of %s lost entries that were delivered: ending its streams", self.chat_id)
-                        self.close()
-                        return
-                    await asyncio.sleep(_RETRY)
-                elif self._top is not None and self._top >= self._heard:
+                since = since or now
+                if now - since > HEAL:
+                    self._give_up(is_whole)
                     return
+                self._is_stale = True
+                await asyncio.sleep(_RETRY)
         finally:
             self._refreshing = None
             self.last_heard = asyncio.get_running_loop().time()
+
+    def _give_up(self, is_whole: bool) -> None:  # noqa: FBT001  # what `_read` told
+        """Accept that the stream lost something for good: fatal only if it was shown."""
+        if is_whole:
+            self._heard = START
+        else:
+            logger.warning("log of %s lost entries that were delivered: ending its streams", self.chat_id)
+            self.close()
 
     async def _read(self) -> bool:
         """Bring `top` to the stream's; False if the stream does not have what this tail has already shown."""
@@ -242,10 +255,12 @@ class Tail:
             self._wake()
             return True
         while True:
-            entries = await self._log.read_from(self.chat_id, self._top, _PAGE)
-            if not entries or entries[0].id != self._top:
-                return self._top == TERMINAL
-            self._extend(entries[1:])
+            at = self._top
+            entries = await self._log.read_from(self.chat_id, at, _PAGE)
+            if not entries or entries[0].id != at:
+                return at == TERMINAL
+            # Publications may have come meanwhile.
+            self._extend([entry for entry in entries if entry.id > self._top])
             if len(entries) < _PAGE:
                 return True
 

@@ -60,11 +60,6 @@ class Chat:
     finished_ms: int | None
     on_disconnect: OnDisconnect
 
-    @property
-    def job_id(self) -> str:
-        """The arq job that is to run, or ran, this chat's next attempt."""
-        return job_id(self.id, self.attempt + 1)
-
     @classmethod
     def from_record(cls, chat_id: str, fields: Mapping[bytes, bytes]) -> "Chat":
         """Read the hash that the scripts of `shared.log` and `shared.queue` write."""
@@ -85,5 +80,8 @@ class Chat:
 
 
 def job_id(chat_id: str, attempt: int) -> str:
-    """One arq job per attempt: arq's `finish_job` deletes by job id, and a zombie's must not hit its successor's."""
+    """One arq job per handover, named after its first attempt.
+
+    arq's `finish_job` deletes by job id, and a zombie's must not hit its successor's.
+    """
     return f"{chat_id}:{attempt}"

@@ -37,6 +37,8 @@ class _CancellableWrites(AbstractConnection):
                 await super().send_packed_command(command, check_health=check_health)
         except TimeoutError:
             raise exceptions.TimeoutError("Timeout writing to socket") from None
+        except RuntimeError as error:  # uvloop's, for a transport that was just closed
+            raise exceptions.ConnectionError(str(error)) from error
         finally:
             self.socket_timeout = patience
 

@@ -94,9 +94,10 @@ local chat, token, worker, previous, reason, failed = unpack(ARGV)
 local top, terminal = top_of(log)
 if not top then return {'gone'} end
 if top == TERMINAL then return {'sealed', terminal} end
-local fields = redis.call('HMGET', record, 'token', 'attempt', 'on_worker_loss', 'model', 'request')
-local owner, attempt, on_worker_loss, model, request = unpack(fields)
+local fields = redis.call('HMGET', record, 'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused')
+local owner, attempt, on_worker_loss, model, request, refused = unpack(fields)
 attempt = tonumber(attempt)
+if owner == token and refused == token then return {'refused'} end
 if owner ~= token then
   if previous ~= '' and owner ~= previous then return {'fenced'} end
   -- Entries that are neither 0-1 nor the beginning of an attempt are chunks.
@@ -112,8 +113,8 @@ if owner ~= token then
   redis.call('HSET', running, chat, worker)
   if has_chunks and on_worker_loss == 'fail' then
     -- The caller owns the chat, to seal it: no attempt begins.
-    redis.call('HSET', record, 'attempt', attempt)
-    return {'refused', reason}
+    redis.call('HSET', record, 'attempt', attempt, 'refused', token)
+    return {'refused'}
   end
   attempt = attempt + 1
   redis.call('XADD', log, attempt .. '-0', 'e', begin)

@@ -31,7 +31,8 @@ _BELLS = 1000
 
 # Make a job known to arq, to the index and at the door.
 _ENQUEUE = f"""
-local function enqueue(queue, waiting, doorbell, job_key, job_id, payload, created_us)
+local function enqueue(record, queue, waiting, doorbell, job_key, job_id, payload, created_us)
+  redis.call('HSET', record, 'job', job_id)
   redis.call('SET', job_key, payload, 'PX', {JOB_TTL_MS})
   redis.call('ZADD', queue, now_ms(), job_id)
   redis.call('ZADD', waiting, created_us, job_id)
@@ -63,12 +64,13 @@ if idempotency then
   redis.call('HSET', record, 'idempotency', idempotency)
   redis.call('HSET', idempotency, 'chat', chat, 'fingerprint', fingerprint)
 end
-enqueue(queue, waiting, doorbell, job_key, job_id, payload, created_us)
+enqueue(record, queue, waiting, doorbell, job_key, job_id, payload, created_us)
 return {'created', chat}
 """
 )
 
-# The next attempt's job replaces this attempt's, so that a redelivered old one cannot take the chat from its successor.
+# The new job replaces the one that ran until now (perhaps several attempts), so that a redelivered old one cannot take
+# the chat from its successor.
 HAND_OVER = (
     LUA_PRELUDE
     + _ENQUEUE
@@ -86,7 +88,7 @@ redis.call('HINCRBY', record, 'failures', failed)
 redis.call('HDEL', running, chat)
 redis.call('ZREM', queue, old_job_id)
 for i = 8, #KEYS do redis.call('DEL', KEYS[i]) end
-enqueue(queue, waiting, doorbell, job_key, job_id, payload, fields[2])
+enqueue(record, queue, waiting, doorbell, job_key, job_id, payload, fields[2])
 return {'handed_over'}
 """
 )
@@ -186,11 +188,13 @@ class JobQueue:
             case _:
                 return QueueFull(reply[1])
 
-    async def hand_over(
-        self, chat_id: str, token: str, attempt: int, *, failed: bool
-    ) -> HandedOver | Sealed | Fenced | Gone:
+    async def hand_over(self, chat_id: str, token: str, *, failed: bool) -> HandedOver | Sealed | Fenced | Gone:
         """Take the chat from the holder of `token` and enqueue its next attempt; the holder is fenced from then on."""
-        old, new = job_id(chat_id, attempt), job_id(chat_id, attempt + 1)
+        # Both change only together with the token, which the script compares.
+        attempt, job = await self._redis.hmget(keys.record(chat_id), ["attempt", "job"])  # type: ignore[misc]  # redis-py types two clients at once
+        if job is None:
+            return Gone()
+        old, new = job.decode(), job_id(chat_id, int(attempt) + 1)
         reply = await self._hand_over(
             keys=[
                 keys.record(chat_id),

@@ -43,7 +43,11 @@ class Sweep:
                 logger.warning("sweep failed, trying again: %s", error)
 
     async def end_overdue(self) -> None:
-        """Fail the chats that no worker took within the queue's time-out."""
+        """Fail the chats that no worker took within the queue's time-out.
+
+        The waiting are ordered by the age of the chat; how long one waits is told by when its job was enqueued, which a
+        handover does anew.
+        """
         seconds, microseconds = await self._redis.time()
         horizon = (seconds - self._queue_timeout) * 1_000_000 + microseconds
         error = events.error(
@@ -51,7 +55,11 @@ class Sweep:
             "server_error",
             "queue_timeout",
         )
-        for job in await self._redis.zrangebyscore(keys.WAITING, "-inf", horizon, start=0, num=_PAGE):
+        old = await self._redis.zrangebyscore(keys.WAITING, "-inf", horizon, start=0, num=_PAGE)
+        enqueued = await self._redis.zmscore(keys.QUEUE, old) if old else []
+        for job, enqueued_ms in zip(old, enqueued, strict=True):
+            if enqueued_ms is not None and enqueued_ms * 1000 > horizon:
+                continue
             chat_id = job.decode().rpartition(":")[0]
             if isinstance(await self._log.seal(chat_id, error, only_status=Status.QUEUED), Gone):
                 await self._redis.zrem(keys.WAITING, job)

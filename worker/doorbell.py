@@ -57,6 +57,7 @@ class DoorbellWorker(Worker):
 
     async def close(self) -> None:
         """Shut down as arq does, and to the end also when Redis does not answer."""
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         try:
             await super().close()
         except FAILURES as error:
@@ -79,6 +80,9 @@ class DoorbellWorker(Worker):
                     await self._bell.rpush(keys.DOORBELL, rung[1])  # type: ignore[misc]  # the same
             except FAILURES as error:
                 logger.warning("doorbell unreachable, trying again: %s", error)
+                await asyncio.sleep(_RETRY_PAUSE)
+            except Exception:
+                logger.exception("answering the doorbell failed, trying again")
                 await asyncio.sleep(_RETRY_PAUSE)
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:

@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from shared import events, json_text
 from shared.chat import new_token
 from shared.connect import FAILURES
 from shared.cursor import START
-from shared.events import ChunkEncoder, Json, Transcript, first_choice
+from shared.events import ChunkEncoder, Json, Transcript, first_choice, first_delta
 from shared.log import ChatLog, Claimed, Fenced, Gone, Refused, Sealed
 from shared.queue import JobQueue
 from shared.settings import Settings
@@ -25,6 +25,13 @@ logger = logging.getLogger(__name__)
 _HANDOVER_TIMEOUT = 2.0
 _PAGE = 1000
 _REDIS_PAUSE = 0.2
+_STORED_PER_ANSWER = 16
+"""Bytes that a log may take per byte of the answer allowed: an upstream may wrap each letter in a long chunk."""
+
+_UNEXPECTED = events.error("Something went wrong here; it has been logged.", "server_error", None)
+_WORKER_LOST = UpstreamError(
+    "The worker was lost while it generated.", code="worker_lost", type_="server_error", is_final=True
+)
 
 Reply = TypeVar("Reply")
 
@@ -36,6 +43,7 @@ class Answer:
     encoder: ChunkEncoder = field(default_factory=ChunkEncoder)
     finish_reason: str | None = None
     usage: Json | None = None
+    size: int = 0
 
     def take(self, raw: bytes) -> bytes:
         """Read one chunk; give the value of its log entry.
@@ -49,6 +57,7 @@ class Answer:
             self.finish_reason = choice["finish_reason"]
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
+        self.size += _text_size(first_delta(chunk))
         return self.encoder.encode(chunk)
 
 
@@ -98,68 +107,79 @@ class Generator:
                 del self._held[chat_id]
 
     async def _run(self, chat_id: str) -> None:
-        token = new_token()
-        claim = await self._claim(chat_id, token, reason="worker_lost")
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.job_timeout
+        turn = _Turn(chat_id, asyncio.get_running_loop().time() + self._settings.job_timeout)
+        try:
+            await self._take_turns(turn)
+        except asyncio.CancelledError:
+            await self._hand_over(turn)
+            raise
+        except Exception:
+            logger.exception("chat %s failed unexpectedly", chat_id)
+            await self._seal(turn, _UNEXPECTED)
+
+    async def _take_turns(self, turn: "_Turn") -> None:
+        """Claim the chat and attempt it, again and again until it is settled.
+
+        Raises:
+            asyncio.CancelledError: the worker is to stop; the chat may still be the turn's.
+        """
+        claim = await self._claim(turn, reason="worker_lost")
+        failure = _WORKER_LOST
         if isinstance(claim, Claimed):
-            deadline -= claim.elapsed_ms / 1000
+            turn.deadline -= claim.elapsed_ms / 1000
         while isinstance(claim, Claimed):
-            failure = await self._attempt(chat_id, token, claim, deadline)
-            if failure is None:
+            failed = await self._attempt(turn, claim)
+            if failed is None:
                 return
-            pause = backoff(claim.failures)
-            if loop.time() + pause > deadline:
-                await self._seal(chat_id, token, _timed_out(self._settings.job_timeout))
+            failure, pause = failed, backoff(claim.failures)
+            if asyncio.get_running_loop().time() + pause > turn.deadline:
+                await self._seal(turn, _timed_out(self._settings.job_timeout))
                 return
             await asyncio.sleep(pause)
-            previous, token = token, new_token()
-            claim = await self._claim(
-                chat_id, token, reason=failure.code or "upstream_error", previous=previous, failed=True
-            )
-            if isinstance(claim, Refused):
-                await self._seal(chat_id, token, self._encode_error(failure))
-                return
+            claim = await self._claim(turn, reason=failure.reason, failed=True)
         if isinstance(claim, Refused):
-            lost = UpstreamError(
-                "The worker was lost while it generated.", code="worker_lost", type_="server_error", is_final=True
-            )
-            await self._seal(chat_id, token, self._encode_error(lost))
+            await self._seal(turn, self._encode_error(failure))
 
     async def _claim(
-        self, chat_id: str, token: str, *, reason: str, previous: str | None = None, failed: bool = False
+        self, turn: "_Turn", *, reason: str, failed: bool = False
     ) -> Claimed | Refused | Sealed | Fenced | Gone:
+        previous = turn.begin_claim()
         return await _insist(
             lambda: self._log.claim(
-                chat_id, token=token, worker_id=self._worker_id, reason=reason, previous=previous, failed=failed
+                turn.chat_id,
+                token=turn.token,
+                worker_id=self._worker_id,
+                reason=reason,
+                previous=previous,
+                failed=failed,
             )
         )
 
-    async def _seal(self, chat_id: str, token: str, terminal: bytes) -> None:
-        await _insist(lambda: self._log.seal(chat_id, terminal, only_token=token))
+    async def _seal(self, turn: "_Turn", terminal: bytes) -> None:
+        await _insist(lambda: self._log.seal(turn.chat_id, terminal, only_token=turn.token))
 
-    async def _attempt(self, chat_id: str, token: str, claim: Claimed, deadline: float) -> UpstreamError | None:
+    async def _attempt(self, turn: "_Turn", claim: Claimed) -> UpstreamError | None:
         """Run one attempt; the failure it ended with if there is to be another, None if the chat is settled.
 
         Losing the log cancels the task, wherever it waits, so that the upstream's connection closes at once.
         """
         task = asyncio.current_task()
         assert task is not None
-        log = self._writer.open(chat_id, token, claim.attempt, on_lost=task.cancel)
-        self._running[chat_id] = log
+        log = self._writer.open(turn.chat_id, turn.token, claim.attempt, on_lost=task.cancel)
+        self._running[turn.chat_id] = log
         try:
-            return await self._generate(log, claim, deadline)
+            return await self._generate(log, claim, turn.deadline)
         except LogLost:
             return None
         except asyncio.CancelledError:
             if not log.is_lost:
-                await self._hand_over(log)
+                await _flush_briefly(log)
                 raise
             task.uncancel()
             return None
         finally:
             log.close()
-            del self._running[chat_id]
+            del self._running[turn.chat_id]
 
     async def _generate(self, log: AttemptLog, claim: Claimed, deadline: float) -> UpstreamError | None:
         """Stream the answer into the log and seal it, unless it failed in a way that allows another attempt.
@@ -175,14 +195,10 @@ class Generator:
                 await log.flushed()
                 return failure
             await log.seal(self._encode_error(failure))
-        except LogLost:
-            raise
-        except Exception:
-            if limit.expired():
-                await log.seal(_timed_out(self._settings.job_timeout))
-            else:
-                logger.exception("chat %s failed unexpectedly", log.chat_id)
-                await log.seal(events.error("Something went wrong here; it has been logged.", "server_error", None))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            await log.seal(_timed_out(self._settings.job_timeout))
         return None
 
     async def _stream(self, log: AttemptLog, claim: Claimed) -> None:
@@ -206,11 +222,10 @@ class Generator:
     def _append(self, log: AttemptLog, answer: Answer, chunks: Sequence[bytes]) -> None:
         for raw in chunks:
             log.append(answer.take(raw))
-        if log.size > self._settings.max_output:
+        limit = self._settings.max_output
+        if answer.size > limit or log.size > _STORED_PER_ANSWER * limit:
             raise UpstreamError(
-                f"The answer is longer than {self._settings.max_output} bytes (PIROPIRO_MAX_OUTPUT).",
-                code="output_too_long",
-                is_final=True,
+                f"The answer is longer than {limit} bytes (PIROPIRO_MAX_OUTPUT).", code="output_too_long", is_final=True
             )
 
     async def _continuation(self, chat_id: str, request: bytes) -> bytes:
@@ -227,7 +242,10 @@ class Generator:
             if entry.is_chunk and (entry.delta() or {}).get("tool_calls"):
                 raise UpstreamError("A partial tool call cannot be continued.", code="cannot_continue", is_final=True)
         body: dict[str, Any] = json_text.loads(request)
-        partial = {"role": "assistant", "content": Transcript.of(entries).text}
+        text = Transcript.of(entries).text
+        if not text:
+            return request
+        partial = {"role": "assistant", "content": text}
         return json_text.dumps({**body, "messages": [*body["messages"], partial], **self._settings.continue_params})
 
     def _encode_error(self, error: UpstreamError) -> bytes:
@@ -239,14 +257,52 @@ class Generator:
         )
         return events.error(message or "", type_ or "", code, param)
 
-    async def _hand_over(self, log: AttemptLog) -> None:
-        """Store what is there and enqueue the chat's next attempt; if Redis does not answer, the lease will tell."""
+    async def _hand_over(self, turn: "_Turn") -> None:
+        """Enqueue the chat's next attempt; if Redis does not answer, the lease will tell."""
         try:
             async with asyncio.timeout(_HANDOVER_TIMEOUT):
-                await log.flushed()
-                await self._queue.hand_over(log.chat_id, log.token, log.attempt, failed=False)
-        except (LogLost, TimeoutError, *FAILURES) as error:
-            logger.warning("chat %s not handed over: %r", log.chat_id, error)
+                for token in turn.tokens:
+                    await self._queue.hand_over(turn.chat_id, token, failed=False)
+        except (TimeoutError, *FAILURES) as error:
+            logger.warning("chat %s not handed over: %r", turn.chat_id, error)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A worker's time with a chat, until `deadline`: one or more attempts, each with a token of its own."""
+
+    chat_id: str
+    deadline: float
+    tokens: list[str] = field(default_factory=list)
+    """The latest first. While a claim is under way, either of two may be the record's."""
+
+    @property
+    def token(self) -> str:
+        return self.tokens[0]
+
+    def begin_claim(self) -> str | None:
+        """Make a fresh token the turn's; the one that it is to replace."""
+        self.tokens = [new_token(), *self.tokens[:1]]
+        return self.tokens[1] if len(self.tokens) > 1 else None
+
+
+async def _flush_briefly(log: AttemptLog) -> None:
+    with suppress(LogLost, TimeoutError):
+        async with asyncio.timeout(_HANDOVER_TIMEOUT):
+            await log.flushed()
+
+
+def _text_size(value: object) -> int:
+    """The bytes of all text in a delta: content, reasoning, arguments of tools, whatever it is called."""
+    match value:
+        case str():
+            return len(value.encode("utf-8", "replace"))
+        case dict():
+            return sum(map(_text_size, value.values()))
+        case list():
+            return sum(map(_text_size, value))
+        case _:
+            return 0
 
 
 async def _insist(call: Callable[[], Awaitable[Reply]]) -> Reply:

@@ -125,22 +125,22 @@ class Lease:
         chats = [chat_id for chat_id, worker in (await self._owners()).items() if worker == dead]
         logger.warning("worker %s is silent: handing over its %d chats", dead, len(chats))
         for chat_id in chats:
-            await self._reassign(chat_id, dead, failed=True)
+            await self._reassign(chat_id, dead)
         await self._redis.zrem(keys.WORKERS, dead)
 
-    async def _reassign(self, chat_id: str, worker: str, *, failed: bool) -> None:
+    async def _reassign(self, chat_id: str, worker: str) -> None:
         """Enqueue the next attempt of a chat that is still `worker`'s, or end it if its attempts are used up."""
-        token, attempt, owner, failures = await self._redis.hmget(  # type: ignore[misc]  # redis-py types two clients at once
-            keys.record(chat_id), ["token", "attempt", "worker", "failures"]
+        token, owner, failures = await self._redis.hmget(  # type: ignore[misc]  # redis-py types two clients at once
+            keys.record(chat_id), ["token", "worker", "failures"]
         )
         if token is None:
             await self._redis.hdel(keys.RUNNING, chat_id)  # type: ignore[misc]  # the same
         elif owner != worker.encode():
             return
-        elif int(failures) + failed >= self._max_attempts:
+        elif int(failures) + 1 >= self._max_attempts:
             await self._log.seal(chat_id, _WORKERS_LOST, only_token=token.decode())
         else:
-            await self._queue.hand_over(chat_id, token.decode(), int(attempt), failed=failed)
+            await self._queue.hand_over(chat_id, token.decode(), failed=True)
 
     async def audit(self) -> None:
         """Compare what this worker is doing with what Redis has it do, both ways.
@@ -157,7 +157,7 @@ class Lease:
         assigned = {chat_id for chat_id, worker in (await self._owners()).items() if worker == self._worker_id}
         unknown = assigned - self._generator.held
         for chat_id in unknown & self._unknown:
-            await self._reassign(chat_id, self._worker_id, failed=False)
+            await self._reassign(chat_id, self._worker_id)
         self._unknown = unknown
 
     async def resign(self) -> None:

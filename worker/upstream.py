@@ -7,6 +7,7 @@ because typed chunks cost several times more and would drop what their types do 
 import asyncio
 import contextlib
 import email.utils
+import math
 import random
 import re
 import time
@@ -15,7 +16,7 @@ from typing import Any, Protocol, Self
 
 import httpx2
 import openai
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncAPIResponse, AsyncOpenAI
+from openai import APIConnectionError, APIStatusError, AsyncAPIResponse, AsyncOpenAI
 
 from shared.settings import Settings
 
@@ -30,7 +31,7 @@ _STREAM_HEADERS = {"Content-Type": "application/json", "X-Stainless-Raw-Response
 
 
 class UpstreamError(Exception):
-    """The upstream did not give a complete answer. Its texts may be the upstream's own: see `redact`.
+    """The upstream did not give a complete answer. But for `reason`, its texts may be the upstream's: see `redact`.
 
     `is_final`: the same request would fail again, so no further attempt should be made.
     """
@@ -41,6 +42,7 @@ class UpstreamError(Exception):
         super().__init__(message)
         self.message = message
         self.code = code
+        self.reason = code or "upstream_error"
         self.type = type_
         self.param = param
         self.is_final = is_final
@@ -49,13 +51,15 @@ class UpstreamError(Exception):
     def of(cls, body: Mapping[str, Any], default: str, *, is_final: bool) -> Self:
         """Make one of an upstream's own `error` object, whatever shape it has."""
         message, type_, code, param = (body.get(name) for name in ("message", "type", "code", "param"))
-        return cls(
+        error = cls(
             message if isinstance(message, str) and message else default,
             code=str(code) if isinstance(code, str | int) else "upstream_error",
             type_=type_ if isinstance(type_, str) else "upstream_error",
             param=param if isinstance(param, str) else None,
             is_final=is_final,
         )
+        error.reason = "upstream_error"
+        return error
 
 
 class Upstream(Protocol):
@@ -89,7 +93,8 @@ class OpenAIUpstream:
         self._client = AsyncOpenAI(
             # A server without authentication needs no key, but the SDK insists on one.
             api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none",
-            base_url=settings.openai_base_url,
+            # Not None: the SDK would take an empty variable for an address.
+            base_url=settings.openai_base_url or "https://api.openai.com/v1",
             max_retries=0,
             timeout=timeout,
             http_client=openai.DefaultAsyncHttpxClient(
@@ -137,15 +142,10 @@ class OpenAIUpstream:
                 if is_final or retry == self._retries:
                     raise self._refused(error) from None
                 pause = retry_after(error.response.headers.get("retry-after"), time.time())
-            except APITimeoutError:
+            except (APIConnectionError, httpx2.HTTPError) as error:
+                # The SDK reads an error's body outside of its own error handling: hence httpx2's.
                 if retry == self._retries:
-                    raise self._stalled() from None
-                pause = None
-            except APIConnectionError:
-                if retry == self._retries:
-                    raise UpstreamError(
-                        "The upstream could not be reached.", code="upstream_unreachable", is_final=True
-                    ) from None
+                    raise self._unreachable(error) from None
                 pause = None
             await asyncio.sleep(backoff(retry) if pause is None else pause)
         raise AssertionError("unreachable")
@@ -154,6 +154,12 @@ class OpenAIUpstream:
         """Translate an HTTP error; after our own retries it is final."""
         body = error.body if isinstance(error.body, dict) else {}
         return UpstreamError.of(body, f"The upstream answered {error.status_code}.", is_final=True)
+
+    def _unreachable(self, error: Exception) -> UpstreamError:
+        cause = error.__cause__ or error
+        if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
+            return self._stalled()
+        return UpstreamError("The upstream could not be reached.", code="upstream_unreachable", is_final=True)
 
     def _stalled(self) -> UpstreamError:
         return UpstreamError(
@@ -239,4 +245,4 @@ def retry_after(header: str | None, now: float) -> float | None:
             seconds = email.utils.parsedate_to_datetime(header).timestamp() - now
         except ValueError:
             return None
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER) if math.isfinite(seconds) else None

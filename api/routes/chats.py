@@ -1,5 +1,6 @@
 """`/v1/chat/stream` and `/v1/chats`: create, read, follow and cancel chats."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -18,6 +19,11 @@ from shared.log import Gone
 from shared.queue import Exists, QueueFull
 
 router = APIRouter(prefix="/v1", tags=["chats"])
+
+_HEAL = 1.0
+"""Seconds that a writer gets to append anew what a failover forgot, before a cursor counts as lost."""
+
+_HEAL_POLL = 0.1
 
 Deps = Annotated[Services, Depends(services)]
 FormatParam = Annotated[str, Query(alias="format", description=openapi.FORMAT)]
@@ -41,7 +47,7 @@ async def create_and_stream(
 ) -> Response:
     """Create a chat and stream its answer; with `Last-Event-ID`, resume that chat and create nothing."""
     chosen = _parse_format(format_)
-    cursor = _parse_cursor(last_event_id or after)
+    cursor = _parse_cursor(last_event_id, after)
     if cursor is not None:
         return await _resume(deps, cursor.chat_id, cursor.entry_id, chosen)
     options = Options(idempotency_key, on_worker_loss, on_disconnect)
@@ -80,9 +86,7 @@ async def stream(
 ) -> Response:
     """Replay the chat from a cursor or from the start, then follow it live."""
     chosen = _parse_format(format_)
-    cursor = _parse_cursor(last_event_id or after)
-    if cursor is not None and cursor.chat_id != chat_id:
-        raise _bad_cursor("The cursor belongs to another chat.")
+    cursor = _parse_cursor(last_event_id, after, chat_id)
     return await _resume(deps, chat_id, cursor.entry_id if cursor else START, chosen)
 
 
@@ -122,15 +126,29 @@ async def _create(deps: Services, request: Request, options: Options) -> tuple[s
 
 
 async def _resume(deps: Services, chat_id: str, after: EntryId, format_: Format) -> Response:
-    async with within_patience():
-        chat, is_entry = await deps.log.look_up(chat_id, after)
-    if chat is None:
-        raise unknown_chat(chat_id)
-    if after != START and not is_entry:
-        raise lost_cursor()
+    chat = await _find(deps, chat_id, after)
     if after == TERMINAL:
         return Response(status_code=204)
     return await _follow(deps, chat_id, after, format_, chat.on_disconnect)
+
+
+async def _find(deps: Services, chat_id: str, after: EntryId) -> Chat:
+    """The chat, if `after` is its start or an entry of its log; a failover's loss gets a moment to heal.
+
+    Raises:
+        ApiError: 404, 410 or 503.
+    """
+    give_up = asyncio.get_running_loop().time() + _HEAL
+    while True:
+        async with within_patience():
+            chat, is_entry = await deps.log.look_up(chat_id, after)
+        if chat is None:
+            raise unknown_chat(chat_id)
+        if after == START or is_entry:
+            return chat
+        if chat.status.is_terminal or asyncio.get_running_loop().time() > give_up:
+            raise lost_cursor()
+        await asyncio.sleep(_HEAL_POLL)
 
 
 async def _follow(
@@ -182,17 +200,19 @@ def _parse_format(text: str) -> Format:
         raise ApiError(400, "format must be 'text' or 'json'.", param="format", code="invalid_value") from None
 
 
-def _parse_cursor(text: str) -> Cursor | None:
+def _parse_cursor(last_event_id: str, after: str, chat_id: str | None = None) -> Cursor | None:
+    """The cursor that a request carries, of `chat_id` if that is given; the header wins."""
+    param = "Last-Event-ID" if last_event_id else "after"
+    text = last_event_id or after
     if not text:
         return None
     try:
-        return Cursor.parse(text)
+        cursor = Cursor.parse(text)
     except MalformedCursor as error:
-        raise _bad_cursor(f"Malformed cursor: {error}.") from None
-
-
-def _bad_cursor(message: str) -> ApiError:
-    return ApiError(400, message, param="Last-Event-ID", code="invalid_cursor")
+        raise ApiError(400, f"Malformed cursor: {error}.", param=param, code="invalid_cursor") from None
+    if chat_id not in (None, cursor.chat_id):
+        raise ApiError(400, "The cursor belongs to another chat.", param=param, code="invalid_cursor")
+    return cursor
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

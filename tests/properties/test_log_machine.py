@@ -124,7 +124,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def hand_over(self, data):
         attempt = data.draw(st.sampled_from(sorted(self.attempts.values(), key=lambda a: a.token)))
-        result = self.do(self.queue.hand_over(self.chat_id, attempt.token, attempt.number, failed=True))
+        result = self.do(self.queue.hand_over(self.chat_id, attempt.token, failed=True))
         self.note_seal(result)
         if isinstance(result, HandedOver):
             assert not attempt.is_fenced

@@ -272,6 +272,54 @@ async def test_a_log_that_lost_what_was_delivered_ends_its_streams_unless_it_hea
                     await task
 
 
+async def test_a_publication_that_skips_lost_entries_is_not_taken_for_the_next(monkeypatch):
+    monkeypatch.setattr(tail_module, "_RETRY", 0.001)
+    monkeypatch.setattr(tail_module, "HEAL", 0.02)
+    replica = Replica()
+    async with reading(replica) as (received, task):
+        replica.listener.on_subscribed()
+        await settle()
+        replica.write(["a", "b"])
+        await settle()
+        shown = bytes(received)
+        del replica.log.entries[-2:]
+        predecessor, second = replica.log.entries[-1].id, Entry(EntryId(2, 0), b'S{"model":"m","token":"u"}')
+        replica.log.entries.append(second)
+        replica.listener.on_message(payload(predecessor, [second]))
+        async with asyncio.timeout(10):
+            await task
+        assert received == shown
+
+
+async def test_publications_during_a_read_are_no_loss(monkeypatch):
+    replica = Replica()
+    async with reading(replica) as (received, task):
+        replica.listener.on_subscribed()
+        await settle()
+        for n in range(50):
+            replica.listener.refresh()
+            await asyncio.sleep(0)
+            replica.write([f"w{n}"])
+        await settle()
+        assert received == replica.frames()
+        assert not task.done()
+
+
+async def test_a_publication_that_the_stream_never_gets_is_waited_for_in_vain_but_not_for_ever(monkeypatch):
+    monkeypatch.setattr(tail_module, "_RETRY", 0.005)
+    monkeypatch.setattr(tail_module, "HEAL", 0.05)
+    replica = Replica()
+    async with reading(replica) as (_, task):
+        replica.listener.on_subscribed()
+        await settle()
+        replica.listener.on_message(payload(EntryId(1, 7), [Entry(EntryId(1, 8), b"tghost")]))
+        async with asyncio.timeout(10):
+            while replica.listener._refreshing is not None:
+                await asyncio.sleep(0.001)
+        assert replica.log.reads < 50
+        assert not task.done()
+
+
 async def test_a_tail_that_cannot_read_tries_again(monkeypatch):
     monkeypatch.setattr(tail_module, "_RETRY", 0)
     replica = Replica()

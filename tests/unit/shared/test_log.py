@@ -114,6 +114,7 @@ async def test_a_claim_is_refused_where_the_chat_is_to_fail_and_the_claimant_may
     assert (await claim(log, chat_id, "B")).attempt == 2
     await append(log, chat_id, "B", 2, 1, [b"tx"])
     assert await claim(log, chat_id, "C") == Refused()
+    assert await claim(log, chat_id, "C") == Refused()
     assert await append(log, chat_id, "B", 2, 2, [b"tx"]) == Fenced()
     failed = events.error("lost", "server_error", "worker_lost")
     assert await log.seal(chat_id, failed, only_token="C") == Sealed(failed)
@@ -186,7 +187,7 @@ async def test_nothing_resurrects_a_log_that_is_gone(log, queue, redis):
     assert await append(log, chat_id, "A", 1, 1, [b"ta"]) == Gone()
     assert await append(log, chat_id, "A", 1, 1, [], DONE) == Gone()
     assert await log.seal(chat_id, CANCELLED) == Gone()
-    assert await queue.hand_over(chat_id, "A", 1, failed=True) == Gone()
+    assert await queue.hand_over(chat_id, "A", failed=True) == Gone()
     assert await log.snapshot(chat_id) is None
     assert await redis.keys() == []
 
@@ -204,15 +205,15 @@ async def test_an_ended_chat_expires_with_its_key_and_a_live_one_does_not(log, q
 
 async def test_a_handover_fences_its_holder_and_enqueues_the_next_attempt(log, queue, chat_id):
     await claim(log, chat_id)
-    assert await queue.hand_over(chat_id, "A", 1, failed=True) == HandedOver()
-    assert await queue.hand_over(chat_id, "A", 1, failed=True) == Fenced()
+    assert await queue.hand_over(chat_id, "A", failed=True) == HandedOver()
+    assert await queue.hand_over(chat_id, "A", failed=True) == Fenced()
     assert await append(log, chat_id, "A", 1, 1, [b"ta"]) == Fenced()
     assert await status(log, chat_id) is Status.QUEUED
     assert await queue.waiting(10) == [f"{chat_id}:2"]
     claimed = await claim(log, chat_id, "B")
     assert (claimed.attempt, claimed.failures) == (2, 1)
     await log.seal(chat_id, DONE)
-    assert await queue.hand_over(chat_id, "B", 2, failed=False) == Sealed(DONE)
+    assert await queue.hand_over(chat_id, "B", failed=False) == Sealed(DONE)
 
 
 async def test_several_chats_are_appended_in_one_round_trip_each_on_its_own(log, queue):

@@ -118,11 +118,21 @@ async def test_a_handover_replaces_the_old_job(queue, redis):
     await queue.submit(chat, 10)
     await queue.start(job_id(chat.id, 1), 600_000)
     await ChatLog(redis, 60).claim(chat.id, token="A", worker_id="w", reason="-")
-    await queue.hand_over(chat.id, "A", 1, failed=False)
+    await queue.hand_over(chat.id, "A", failed=False)
     old, new = job_id(chat.id, 1), job_id(chat.id, 2)
     assert await redis.zrange(keys.QUEUE, 0, -1) == [new.encode()]
     assert await redis.exists(job_key_prefix + old, in_progress_key_prefix + old) == 0
     assert await queue.start(new, 600_000) is not None
+
+
+async def test_a_handover_after_several_attempts_of_one_job_removes_that_job(queue, redis):
+    chat, log = a_chat(), ChatLog(redis, 60)
+    await queue.submit(chat, 10)
+    await log.claim(chat.id, token="A", worker_id="w", reason="-")
+    await log.claim(chat.id, token="B", worker_id="w", reason="-", previous="A", failed=True)
+    await queue.hand_over(chat.id, "B", failed=False)
+    assert await redis.zrange(keys.QUEUE, 0, -1) == [job_id(chat.id, 3).encode()]
+    assert await redis.exists(job_key_prefix + job_id(chat.id, 1)) == 0
 
 
 async def test_only_workers_within_the_lease_are_live(queue, redis):

@@ -160,6 +160,17 @@ async def test_an_invalid_request_reported_inside_the_stream_is_final(run):
     assert (chat.status, len(upstream.requests)) == (Status.FAILED, 1)
 
 
+async def test_the_limit_is_on_the_answer_not_on_what_wraps_it(run):
+    padded = [chunk("x", obfuscation=f"{n:0100}") for n in range(20)]
+    _, chat = await run([*padded, FINISH], max_output=1000)
+    assert chat.status is Status.DONE
+
+
+async def test_an_endless_answer_of_wrapping_alone_is_an_error(run):
+    _, chat = await run([chunk("", obfuscation=f"{n:01000}") for n in range(200)], max_output=1000)
+    assert chat.end["error"]["code"] == "output_too_long"
+
+
 async def test_an_answer_beyond_the_limit_is_an_error(run):
     _, chat = await run([chunk("x" * 50) for _ in range(100)], max_output=1000)
     assert chat.end["error"]["code"] == "output_too_long"
@@ -191,6 +202,13 @@ async def test_a_continued_answer_goes_on_after_its_partial_text(run):
     assert upstream.requests[2]["messages"][-1] == {"role": "assistant", "content": "one two "}
     assert upstream.requests[2]["prefix"] is True
     assert "prefix" not in upstream.requests[0]
+
+
+async def test_with_nothing_to_continue_the_request_is_sent_as_it_was(run):
+    role = json_text.dumps({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
+    upstream, chat = await run([role, CUT], [chunk("a"), FINISH], on_worker_loss=OnWorkerLoss.CONTINUE)
+    assert chat.text == "a"
+    assert upstream.requests[0] == upstream.requests[1]
 
 
 async def test_a_partial_tool_call_cannot_be_continued(run):
@@ -228,6 +246,32 @@ async def test_a_cancelled_job_hands_its_chat_over_with_all_that_was_received(lo
     chat = await outcome(log, chat_id)
     assert (chat.status, chat.text) == (Status.QUEUED, "ab")
     assert await queue.waiting(9) == [f"{chat_id}:2"]
+
+
+async def test_a_job_cancelled_between_two_attempts_hands_its_chat_over(log, queue, writer, monkeypatch):
+    monkeypatch.setattr(generate, "backoff", lambda _: 60.0)
+    upstream = FakeUpstream([chunk("a"), CUT])
+    async with generating(log, queue, writer, upstream) as (chat_id, job, generator):
+
+        async def pauses():
+            return upstream.requests and not upstream.open and not generator.running
+
+        await until(pauses)
+        assert generator.held == {chat_id}
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert not generator.held
+    assert (await outcome(log, chat_id)).status is Status.QUEUED
+
+
+async def test_a_reason_for_a_restart_is_never_the_upstreams_own_text(log, queue, writer):
+    report = json_text.dumps({"error": {"message": "x", "code": "sk-secret\ud83d"}})
+    upstream = FakeUpstream([chunk("a"), report], [chunk("b"), FINISH])
+    async with generating(log, queue, writer, upstream) as (chat_id, job, _):
+        await job
+    reasons = [e.payload()["reason"] for e in await log.read(chat_id, START, 99) if e.kind is events.Kind.RESTART]
+    assert reasons == ["upstream_error"]
 
 
 async def test_a_job_whose_chat_has_ended_or_is_gone_does_nothing(log, queue, writer):

@@ -68,6 +68,7 @@ def test_a_long_message_is_shortened():
         ("-1", 0),
         ("1000000", 60),
         ("nonsense", None),
+        ("nan", None),
         ("Thu, 01 Jan 1970 00:01:50 GMT", 10),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
     ],
