@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from fastapi import Response
+
 CURSOR = "The id of the last event you have. Opaque; the header wins over the query parameter; empty counts as absent."
 FORMAT = "`text`: data is plain text, to read along. `json`: data is JSON and loses nothing of the upstream's deltas."
 IDEMPOTENCY_KEY = (
@@ -118,9 +120,10 @@ _MEANINGS = {
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    meanings = {status: _MEANINGS[status] for status in statuses} | {"default": "Any other error, in the same envelope"}
     return {
-        status: {"description": _MEANINGS[status], "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
-        for status in statuses
+        status: {"description": meaning, "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
+        for status, meaning in meanings.items()
     }
 
 
@@ -142,8 +145,10 @@ _STREAM_ANSWER: dict[int | str, dict[str, Any]] = {
 
 _PLAIN: dict[str, Any] = {"response_model": None}
 
+_STREAMED: dict[str, Any] = {**_PLAIN, "response_class": Response}
+
 CREATE_AND_STREAM: dict[str, Any] = {
-    **_PLAIN,
+    **_STREAMED,
     "openapi_extra": _BODY,
     "responses": {**_STREAM_ANSWER, **_errors(400, 404, 410, 413, 422, 429, 503)},
 }
@@ -154,7 +159,7 @@ CREATE: dict[str, Any] = {
     "responses": {**_chat(202, "Created, or found by its idempotency key"), **_errors(400, 413, 422, 429, 503)},
 }
 READ: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat"), **_errors(404, 503)}}
-STREAM: dict[str, Any] = {**_PLAIN, "responses": {**_STREAM_ANSWER, **_errors(400, 404, 410, 503)}}
+STREAM: dict[str, Any] = {**_STREAMED, "responses": {**_STREAM_ANSWER, **_errors(400, 404, 410, 503)}}
 CANCEL: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat as it ended"), **_errors(404, 503)}}
-HEALTHZ: dict[str, Any] = _PLAIN
+HEALTHZ: dict[str, Any] = {**_PLAIN, "responses": _errors()}
 READYZ: dict[str, Any] = {**_PLAIN, "responses": _errors(503)}
