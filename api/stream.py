@@ -7,7 +7,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from api.sse import KEEP_ALIVE, queued_frame
-from api.tail import Follower
+from api.tail import Follower, Place
 from shared.connect import FAILURES
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class StreamResponse(Response):
             logger.warning("stream cannot read its log, trying again: %s", error)
             await asyncio.sleep(_RETRY)
             return KEEP_ALIVE
-        if isinstance(step, int):
-            return queued_frame(step)
+        if isinstance(step, Place):
+            return queued_frame(step.position)
         return KEEP_ALIVE if step == b"" else step
 
     async def _await_disconnect(self, receive: Receive) -> None:

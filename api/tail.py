@@ -59,6 +59,13 @@ class Item:
         return encoded
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a chat stands among the waiting, from 1."""
+
+    position: int
+
+
 class Follower:
     """One reader's position in a chat's log, and its wait for what comes next."""
 
@@ -66,13 +73,13 @@ class Follower:
         self._tail = tail
         self._format = format_
         self._waiter: asyncio.Future[None] | None = None
-        self._position_told: int | None = None
+        self._place_told: Place | None = None
         self._page: Sequence[Item] = ()
         self._page_count = _FIRST_PAGE
         self.position = after
         self.is_closed = False
 
-    async def next(self, patience: float) -> bytes | int | None:
+    async def next(self, patience: float) -> bytes | Place | None:
         """What to send next: frames, a new place in the queue, or None when the stream is over.
 
         Empty frames mean that nothing came within `patience` seconds.
@@ -86,10 +93,10 @@ class Follower:
             frames = await self._advance()
             if frames:
                 return frames
-            if self._tail.queue_position != self._position_told and self._format is Format.JSON:
-                self._position_told = self._tail.queue_position
-                if self._position_told is not None:
-                    return self._position_told
+            if self._tail.place != self._place_told and self._format is Format.JSON:
+                self._place_told = self._tail.place
+                if self._place_told is not None:
+                    return self._place_told
             if frames is None and not await self._wait(deadline):
                 return b""
         return None
@@ -154,7 +161,7 @@ class Tail:
 
     def __init__(self, chat_id: str, tails: "Tails", log: ChatLog) -> None:
         self.chat_id = chat_id
-        self.queue_position: int | None = None
+        self.place: Place | None = None
         self.is_closed = False
         self.last_heard = asyncio.get_running_loop().time()
         self.followers: set[Follower] = set()
@@ -273,7 +280,7 @@ class Tail:
         self._top = entries[-1].id
         if len(self._ids) > 2 * _RING_ENTRIES or self._bytes > 2 * _RING_BYTES:
             self._trim()
-        self.queue_position = None
+        self.place = None
         self._wake()
 
     def _trim(self) -> None:
@@ -291,10 +298,11 @@ class Tail:
         for follower in self.followers:
             follower.wake()
 
-    def tell_position(self, position: int | None) -> None:
+    def tell_place(self, position: int | None) -> None:
         """Let JSON followers know the chat's place in the queue."""
-        if self.is_waiting and position != self.queue_position:
-            self.queue_position = position
+        place = Place(position) if position is not None else None
+        if self.is_waiting and place != self.place:
+            self.place = place
             self._wake()
 
     def leave(self, follower: Follower) -> None:
@@ -353,16 +361,16 @@ class Tails:
                 if now - tail.last_heard > _SILENCE:
                     tail.refresh()
             try:
-                await self._tell_positions()
+                await self._tell_places()
                 await self._queue.keep_readers(
                     [chat_id for chat_id, tail in self._tails.items() if tail.cancels_when_left and not tail.is_sealed]
                 )
             except FAILURES as error:
                 logger.warning("tails cannot reach the queue, trying again: %s", error)
 
-    async def _tell_positions(self) -> None:
+    async def _tell_places(self) -> None:
         waiting = [tail for tail in self._tails.values() if tail.is_waiting]
         if waiting:
             positions = await self._queue.positions([tail.chat_id for tail in waiting])
             for tail, position in zip(waiting, positions, strict=True):
-                tail.tell_position(position)
+                tail.tell_place(position)
