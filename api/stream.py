@@ -35,15 +35,25 @@ class StreamResponse(Response):
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(self._await_disconnect(receive))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            # Proxies and clients see the headers before there is a first event.
-            await send({"type": "http.response.body", "body": b"", "more_body": True})
-            while (frames := await self._next()) is not None:
-                await send({"type": "http.response.body", "body": frames, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send_all(send)
         finally:
             leaving.cancel()
             self._follower.close()
+
+    async def _send_all(self, send: Send) -> None:
+        async def write(frames: bytes, *, more: bool = True) -> None:
+            try:
+                await send({"type": "http.response.body", "body": frames, "more_body": more})
+            except RuntimeError as error:  # uvloop's, where the client left with further requests pipelined
+                logger.debug("client gone: %s", error)
+                self._follower.close()
+
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        # Proxies and clients see the headers before there is a first event.
+        await write(b"")
+        while (frames := await self._next()) is not None:
+            await write(frames)
+        await write(b"", more=False)
 
     async def _next(self) -> bytes | None:
         try:

@@ -37,7 +37,7 @@ def new_chat(body: bytes, options: Options, default_model: str) -> NewChat:
     parsed = _parse(body)
     _check(parsed)
     model = parsed.get("model") or default_model
-    key = options.idempotency_key or None
+    key = (options.idempotency_key or "").strip() or None
     if key is not None and len(key) > _MAX_IDEMPOTENCY_KEY:
         raise _invalid("Idempotency-Key", f"must have at most {_MAX_IDEMPOTENCY_KEY} characters")
     stream_options = {"include_usage": True, **(parsed.get("stream_options") or {})}
@@ -80,7 +80,7 @@ def _check(body: dict[str, Any]) -> None:
             raise _invalid(f"messages[{index}].role", "must be a string such as 'user'")
     model = body.get("model")
     if model is not None and (not isinstance(model, str) or not _is_text(model)):
-        raise _invalid("model", "must be a string")
+        raise _invalid("model", "must be a string of valid Unicode")
     n = body.get("n")
     if n is not None and (type(n) is not int or n != 1):
         raise _invalid("n", "must be 1: a chat is one answer")

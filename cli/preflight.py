@@ -41,7 +41,7 @@ def check_redis(settings: Settings) -> None:
     except (RedisError, OSError) as error:
         raise StartFailed(
             f"cannot reach Redis at {without_password(settings.redis_url)} ({_reason(error)}):"
-            " start one, set REDIS_URL, or run `piropiro up` without REDIS_URL, which brings its own"
+            " start it, correct REDIS_URL, or run `piropiro up` without REDIS_URL, which brings its own"
         ) from None
 
 

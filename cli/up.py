@@ -127,7 +127,7 @@ class Up:
         say(f"starting the simulator on {url}, as there is no OPENAI_API_KEY")
         self.stack.start(self._http_server("simulator", "simulator", [door]))
         await wait_for_answer("the simulator", "127.0.0.1", port_of(door), get("/healthz"), HTTP_OK, READY_WITHIN)
-        return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "simulator"}
+        return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "not-a-real-key"}
 
     def _http_server(self, name: str, command: str, doors: Sequence[socket.socket]) -> Program:
         options = [part for door in doors for part in ("--fd", str(door.fileno()))]

@@ -6,7 +6,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-case $1 in
+kind=$1
+case $kind in
     run) requirements=requirements.txt ;;
     dev) requirements=requirements-dev.txt ;;
     *) exit 2 ;;
@@ -14,9 +15,10 @@ esac
 
 venv=.venv
 python=$venv/bin/python
-stamp=$venv/installed-$1      # what a finished installation depended on
+stamp=$venv/installed-$kind      # what a finished installation depended on
 unfinished=$venv/unfinished   # exists while an installation is under way
 place=$venv/place             # the folder it was made in: its scripts hold that path
+lock=$venv.lock               # a link that names the process which is installing
 
 fail() {
     echo "piropiro: $1" >&2
@@ -68,7 +70,28 @@ create_venv() {
 
 fingerprint() {
     "$python" -V
-    cat "$requirements" pyproject.toml | cksum
+    cat "$1" pyproject.toml | cksum
+}
+
+is_installed() {
+    [ -e "$venv/installed-$1" ] && [ "$(cat "$venv/installed-$1")" = "$(fingerprint "$2")" ]
+}
+
+# What is installed to develop is also enough to run.
+is_up_to_date() {
+    is_usable && { is_installed dev requirements-dev.txt || is_installed "$kind" "$requirements"; }
+}
+
+# One installation at a time; a lock whose process is gone is nobody's.
+acquire_lock() {
+    until ln -s "$$" "$lock" 2>/dev/null; do
+        owner=$(readlink "$lock" || true)
+        [ -z "$owner" ] || ! kill -0 "$owner" 2>/dev/null ||
+            fail "process $owner is installing into $venv already: wait until it has finished, then run make again"
+        rm -f "$lock"
+    done
+    trap 'rm -f "$lock"' EXIT
+    trap 'exit 130' INT TERM HUP
 }
 
 # Runs pip and adds its status as a last line, for `show_progress`.
@@ -115,10 +138,13 @@ install() {
     pip install --no-deps --no-build-isolation --no-index -e . | show_progress ||
         fail "could not install piropiro: see the lines above, then run make again"
     [ ! -t 1 ] || echo
-    fingerprint >"$stamp"
+    fingerprint "$requirements" >"$stamp"
     rm "$unfinished"
     echo "installed in $venv"
 }
 
-is_usable || create_venv
-[ -e "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ] || install
+if ! is_up_to_date; then
+    acquire_lock
+    is_usable || create_venv
+    install
+fi

@@ -45,9 +45,16 @@ def _loads(data: bytes) -> Any:
     try:
         return _decode(data)
     except msgspec.DecodeError:
-        value = json.loads(data.decode(), parse_constant=_refuse_constant)
+        value = json.loads(data.decode(), parse_constant=_refuse_constant, parse_int=_parse_int)
         json.dumps(value, allow_nan=False)  # 1e999 parses as infinity, which no JSON can say
         return value
+
+
+def _parse_int(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:  # Python's own limit, whose message is for programmers
+        raise ValueError("an integer has too many digits") from None
 
 
 def _is_too_deep(value: Any) -> bool:

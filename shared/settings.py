@@ -10,7 +10,9 @@ from shared import json_text
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.001, le=31_536_000, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Field(ge=1, le=2_147_483_647)]
 
 
 class InvalidSettings(Exception):
@@ -30,23 +32,23 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("OPENAI_BASE_URL"))
 
     model: str = Field("gpt-4o-mini", pattern=r"\S", validation_alias=AliasChoices("PIROPIRO_MODEL"))
-    max_jobs: int = Field(200, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_JOBS"))
+    max_jobs: Count = Field(200, validation_alias=AliasChoices("PIROPIRO_MAX_JOBS"))
     retention: Seconds = Field(3600, validation_alias=AliasChoices("PIROPIRO_RETENTION"))
     keepalive: Seconds = Field(15, validation_alias=AliasChoices("PIROPIRO_KEEPALIVE"))
-    max_body: int = Field(1_048_576, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_BODY"))
-    max_queue: int = Field(1000, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_QUEUE"))
-    max_attempts: int = Field(3, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_ATTEMPTS"))
-    max_output: int = Field(4_194_304, ge=1, validation_alias=AliasChoices("PIROPIRO_MAX_OUTPUT"))
+    max_body: Bytes = Field(1_048_576, validation_alias=AliasChoices("PIROPIRO_MAX_BODY"))
+    max_queue: Count = Field(1000, validation_alias=AliasChoices("PIROPIRO_MAX_QUEUE"))
+    max_attempts: Count = Field(3, validation_alias=AliasChoices("PIROPIRO_MAX_ATTEMPTS"))
+    max_output: Bytes = Field(4_194_304, validation_alias=AliasChoices("PIROPIRO_MAX_OUTPUT"))
     lease: Seconds = Field(3, validation_alias=AliasChoices("PIROPIRO_LEASE"))
     stall_timeout: Seconds = Field(60, validation_alias=AliasChoices("PIROPIRO_STALL_TIMEOUT"))
     job_timeout: Seconds = Field(600, validation_alias=AliasChoices("PIROPIRO_JOB_TIMEOUT"))
     queue_timeout: Seconds = Field(300, validation_alias=AliasChoices("PIROPIRO_QUEUE_TIMEOUT"))
-    upstream_retries: int = Field(2, ge=0, validation_alias=AliasChoices("PIROPIRO_UPSTREAM_RETRIES"))
+    upstream_retries: int = Field(2, ge=0, le=100, validation_alias=AliasChoices("PIROPIRO_UPSTREAM_RETRIES"))
     continue_params: Annotated[dict[str, Any], NoDecode] = Field(
         {"continue_final_message": True, "add_generation_prompt": False},
         validation_alias=AliasChoices("PIROPIRO_CONTINUE_PARAMS"),
     )
-    drain: float = Field(30, ge=0, allow_inf_nan=False, validation_alias=AliasChoices("PIROPIRO_DRAIN"))
+    drain: float = Field(30, ge=0, le=31_536_000, allow_inf_nan=False, validation_alias=AliasChoices("PIROPIRO_DRAIN"))
 
     @field_validator("continue_params", mode="before")
     @classmethod
@@ -66,9 +68,18 @@ class Settings(BaseSettings):
     @field_validator("openai_base_url")
     @classmethod
     def _http(cls, url: str | None) -> str | None:
-        if url is not None and urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError("must begin with http:// or https://")
+        if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+            raise ValueError("must begin with http:// or https://, and name a host")
         return url
+
+    @field_validator("openai_api_key")
+    @classmethod
+    def _header_value(cls, key: SecretStr | None) -> SecretStr | None:
+        """What a header can carry; secrets often end in a line feed that is none of theirs."""
+        secret = key.get_secret_value().strip() if key is not None else ""
+        if not (secret.isascii() and (secret.isprintable() or not secret)):
+            raise ValueError("must be printable ASCII")
+        return SecretStr(secret) if secret else None
 
     @classmethod
     def from_env(cls) -> Self:

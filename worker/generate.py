@@ -28,6 +28,8 @@ _REDIS_PAUSE = 0.2
 _STORED_PER_ANSWER = 16
 """Bytes that a log may take per byte of the answer allowed: an upstream may wrap each letter in a long chunk."""
 
+_STORED_AT_LEAST = 1_048_576
+
 _UNEXPECTED = events.error("Something went wrong here; it has been logged.", "server_error", None)
 _WORKER_LOST = UpstreamError(
     "The worker was lost while it generated.", code="worker_lost", type_="server_error", is_final=True
@@ -220,13 +222,17 @@ class Generator:
         await log.seal(events.done(answer.finish_reason, answer.usage))
 
     def _append(self, log: AttemptLog, answer: Answer, chunks: Sequence[bytes]) -> None:
-        for raw in chunks:
-            log.append(answer.take(raw))
         limit = self._settings.max_output
-        if answer.size > limit or log.size > _STORED_PER_ANSWER * limit:
-            raise UpstreamError(
-                f"The answer is longer than {limit} bytes (PIROPIRO_MAX_OUTPUT).", code="output_too_long", is_final=True
-            )
+        stored_limit = max(_STORED_PER_ANSWER * limit, _STORED_AT_LEAST)
+        for raw in chunks:
+            value = answer.take(raw)
+            if answer.size > limit:
+                message = f"The answer is longer than {limit} bytes (PIROPIRO_MAX_OUTPUT)."
+                raise UpstreamError(message, code="output_too_long", is_final=True)
+            if log.size + len(value) > stored_limit:
+                message = f"The upstream's chunks are larger than {stored_limit} bytes in all (PIROPIRO_MAX_OUTPUT)."
+                raise UpstreamError(message, code="output_too_long", is_final=True)
+            log.append(value)
 
     async def _continuation(self, chat_id: str, request: bytes) -> bytes:
         """The request, with what earlier attempts left as a final assistant message to continue.

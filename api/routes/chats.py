@@ -203,7 +203,7 @@ def _parse_format(text: str) -> Format:
 def _parse_cursor(last_event_id: str, after: str, chat_id: str | None = None) -> Cursor | None:
     """The cursor that a request carries, of `chat_id` if that is given; the header wins."""
     param = "Last-Event-ID" if last_event_id else "after"
-    text = last_event_id or after
+    text = (last_event_id or after).strip()
     if not text:
         return None
     try:

@@ -11,12 +11,14 @@ from api.services import Services, services
 router = APIRouter(tags=["health"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **openapi.HEALTHZ)
 async def healthz() -> Response:
     """The process is alive."""
     return json_response({"status": "ok"})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", **openapi.READYZ)
 async def readyz(deps: Annotated[Services, Depends(services)]) -> Response:
     """Redis is reachable and at least one worker is alive."""

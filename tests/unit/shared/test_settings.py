@@ -19,6 +19,12 @@ def test_defaults_are_those_of_the_contract(monkeypatch):
     [
         ("REDIS_URL", "http://localhost"),
         ("OPENAI_BASE_URL", "localhost:1234"),
+        ("OPENAI_BASE_URL", "http://"),
+        ("OPENAI_API_KEY", "日本"),
+        ("OPENAI_API_KEY", "sk-a\nb"),
+        ("PIROPIRO_JOB_TIMEOUT", "1e300"),
+        ("PIROPIRO_RETENTION", "0.0001"),
+        ("PIROPIRO_MAX_QUEUE", "99999999999"),
         ("PIROPIRO_MODEL", " "),
         ("PIROPIRO_MAX_JOBS", "0"),
         ("PIROPIRO_MAX_JOBS", "many"),
@@ -40,6 +46,11 @@ def test_a_bad_value_is_one_line_that_names_the_variable(monkeypatch, name, valu
 def test_an_empty_variable_counts_as_unset(monkeypatch):
     monkeypatch.setenv("PIROPIRO_MAX_JOBS", "")
     assert Settings.from_env().max_jobs == 200
+
+
+def test_white_space_around_the_key_is_none_of_its(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-abc\n")
+    assert Settings.from_env().openai_api_key.get_secret_value() == "sk-abc"
 
 
 def test_the_key_is_not_shown(monkeypatch):

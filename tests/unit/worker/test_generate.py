@@ -167,12 +167,13 @@ async def test_the_limit_is_on_the_answer_not_on_what_wraps_it(run):
 
 
 async def test_an_endless_answer_of_wrapping_alone_is_an_error(run):
-    _, chat = await run([chunk("", obfuscation=f"{n:01000}") for n in range(200)], max_output=1000)
+    _, chat = await run([chunk("", obfuscation=f"{n:010000}") for n in range(200)], max_output=1000)
     assert chat.end["error"]["code"] == "output_too_long"
 
 
-async def test_an_answer_beyond_the_limit_is_an_error(run):
+async def test_an_answer_beyond_the_limit_is_an_error_and_no_more_than_the_limit_is_delivered(run):
     _, chat = await run([chunk("x" * 50) for _ in range(100)], max_output=1000)
+    assert chat.text == "x" * 1000
     assert chat.end["error"]["code"] == "output_too_long"
 
 
