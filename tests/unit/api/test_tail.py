@@ -107,6 +107,13 @@ async def reading(replica, after=START):
     await reader.leave()
 
 
+async def refreshed(replica):
+    """Wait until the tail has finished looking into the stream."""
+    async with asyncio.timeout(10):
+        while replica.listener._refreshing is not None:
+            await asyncio.sleep(0.001)
+
+
 async def settle():
     for _ in range(30):
         await asyncio.sleep(0)
@@ -262,7 +269,7 @@ async def test_a_log_that_lost_what_was_delivered_ends_its_streams_unless_it_hea
             await settle()
             if heals:
                 replica.log.entries = before
-                await asyncio.sleep(0.1)
+                await refreshed(replica)
                 replica.write(["c"])
                 await settle()
                 assert not task.done()
@@ -313,9 +320,7 @@ async def test_a_publication_that_the_stream_never_gets_is_waited_for_in_vain_bu
         replica.listener.on_subscribed()
         await settle()
         replica.listener.on_message(payload(EntryId(1, 7), [Entry(EntryId(1, 8), b"tghost")]))
-        async with asyncio.timeout(10):
-            while replica.listener._refreshing is not None:
-                await asyncio.sleep(0.001)
+        await refreshed(replica)
         assert replica.log.reads < 50
         assert not task.done()
 
