@@ -56,12 +56,12 @@ def unknown_chat(chat_id: str) -> ApiError:
     return ApiError(404, f"There is no chat {chat_id[:64]!r} (any more).", param="id", code="chat_not_found")
 
 
-def lost_cursor() -> ApiError:
+def lost_cursor(param: str) -> ApiError:
     """410: the cursor names no entry of the log."""
     return ApiError(
         410,
         "The cursor names no entry of the chat's log; read the stream again from the start.",
-        param="Last-Event-ID",
+        param=param,
         code="cursor_lost",
     )
 

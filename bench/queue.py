@@ -35,6 +35,8 @@ _WARM_UP = 20
 _POSTING = 8
 """Requests that the bench has open at once while it fills the worker."""
 
+_BEAT_PATIENCE = 10.0
+_BEAT_LOOK = 0.05
 _REGISTERED = "piropiro:workers"
 _PACE = 5.0
 
@@ -190,7 +192,7 @@ class Bench:
                 await self._upstream.until_open(slots)
                 seconds = time.perf_counter() - began
                 posted = await posting
-                await asyncio.sleep(1)  # time for one too many to show
+                await self._beats(2)  # a worker that would start one too many has polled by then
                 at_once = self._upstream.open
             finally:
                 posting.cancel()
@@ -216,6 +218,16 @@ class Bench:
                     )
                 )
             yield
+
+    async def _beats(self, count: int) -> None:
+        """Wait until every worker has given `count` more signs of life; it polls as often as it gives one."""
+        for _ in range(count):
+            before = dict(await self._redis.zrange(_REGISTERED, 0, -1, withscores=True))
+            async with asyncio.timeout(_BEAT_PATIENCE):
+                while any(  # noqa: ASYNC110 - other processes' signs have no event here
+                    (await self._redis.zscore(_REGISTERED, worker)) == beat for worker, beat in before.items()
+                ):
+                    await asyncio.sleep(_BEAT_LOOK)
 
     async def _measure(self, situation: Situation) -> Row:
         print(f"{situation.title}: {situation.chats} chats …", flush=True)

@@ -1,6 +1,7 @@
 """`/v1/chat/stream` and `/v1/chats`: create, read, follow and cancel chats."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -16,7 +17,7 @@ from shared.chat import Chat, OnDisconnect
 from shared.cursor import START, TERMINAL, Cursor, EntryId, MalformedCursor
 from shared.events import Entry, Transcript
 from shared.log import Gone
-from shared.queue import Exists, QueueFull
+from shared.queue import Exists, NewChat, QueueFull
 
 router = APIRouter(prefix="/v1", tags=["chats"])
 
@@ -26,47 +27,64 @@ _HEAL = 1.0
 _HEAL_POLL = 0.1
 
 Deps = Annotated[Services, Depends(services)]
-FormatParam = Annotated[str, Query(alias="format", description=openapi.FORMAT)]
-AfterParam = Annotated[str, Query(description=openapi.CURSOR)]
-LastEventId = Annotated[str, Header(alias="Last-Event-ID", description=openapi.CURSOR)]
-IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", description=openapi.IDEMPOTENCY_KEY)]
-OnWorkerLossHeader = Annotated[str, Header(alias="X-Piropiro-On-Worker-Loss", description=openapi.ON_WORKER_LOSS)]
-OnDisconnectHeader = Annotated[str, Header(alias="X-Piropiro-On-Disconnect", description=openapi.ON_DISCONNECT)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a request wants to read: from after `cursor` (None: from the start), as `format_`.
+
+    `param` is where the cursor stood, for errors.
+    """
+
+    cursor: Cursor | None
+    param: str
+    format_: Format
+
+
+def read_options(
+    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", description=openapi.IDEMPOTENCY_KEY)] = "",
+    on_worker_loss: Annotated[str, Header(alias="X-Piropiro-On-Worker-Loss", description=openapi.ON_WORKER_LOSS)] = "",
+    on_disconnect: Annotated[str, Header(alias="X-Piropiro-On-Disconnect", description=openapi.ON_DISCONNECT)] = "",
+) -> Options:
+    """FastAPI dependency: the headers that shape a chat, unchecked."""
+    return Options(idempotency_key, on_worker_loss, on_disconnect)
+
+
+def read_reading(
+    format_: Annotated[str, Query(alias="format", description=openapi.FORMAT)] = "text",
+    after: Annotated[str, Query(description=openapi.CURSOR)] = "",
+    last_event_id: Annotated[str, Header(alias="Last-Event-ID", description=openapi.CURSOR)] = "",
+) -> Reading:
+    """FastAPI dependency: format and cursor of a stream.
+
+    Raises:
+        ApiError: 400 for either.
+    """
+    chosen = _parse_format(format_)
+    param = "Last-Event-ID" if last_event_id else "after"
+    return Reading(_parse_cursor((last_event_id or after).strip(), param), param, chosen)
+
+
+ReadingParam = Annotated[Reading, Depends(read_reading)]
+OptionsParam = Annotated[Options, Depends(read_options)]
 
 
 @router.post("/chat/stream", **openapi.CREATE_AND_STREAM)
-async def create_and_stream(
-    request: Request,
-    deps: Deps,
-    format_: FormatParam = "text",
-    after: AfterParam = "",
-    last_event_id: LastEventId = "",
-    idempotency_key: IdempotencyKey = "",
-    on_worker_loss: OnWorkerLossHeader = "",
-    on_disconnect: OnDisconnectHeader = "",
-) -> Response:
+async def create_and_stream(request: Request, deps: Deps, reading: ReadingParam, options: OptionsParam) -> Response:
     """Create a chat and stream its answer; with `Last-Event-ID`, resume that chat and create nothing."""
-    chosen = _parse_format(format_)
-    cursor = _parse_cursor(last_event_id, after)
-    if cursor is not None:
-        return await _resume(deps, cursor.chat_id, cursor.entry_id, chosen)
-    options = Options(idempotency_key, on_worker_loss, on_disconnect)
-    chat_id, leaves = await _create(deps, request, options)
-    if leaves is None:
-        return await _resume(deps, chat_id, START, chosen)
-    return await _follow(deps, chat_id, START, chosen, leaves)
+    if reading.cursor is not None:
+        return await _resume(deps, reading.cursor.chat_id, reading)
+    made = await _create(deps, request, options)
+    if isinstance(made, Exists):
+        return await _resume(deps, made.chat_id, reading)
+    return await _follow(deps, made.id, START, reading.format_, made.on_disconnect)
 
 
 @router.post("/chats", **openapi.CREATE)
-async def create(
-    request: Request,
-    deps: Deps,
-    idempotency_key: IdempotencyKey = "",
-    on_worker_loss: OnWorkerLossHeader = "",
-    on_disconnect: OnDisconnectHeader = "",
-) -> Response:
+async def create(request: Request, deps: Deps, options: OptionsParam) -> Response:
     """Create a chat; read it later."""
-    chat_id, _ = await _create(deps, request, Options(idempotency_key, on_worker_loss, on_disconnect))
+    made = await _create(deps, request, options)
+    chat_id = made.chat_id if isinstance(made, Exists) else made.id
     return json_response(await _describe(deps, chat_id), 202, {"Location": f"/v1/chats/{chat_id}"})
 
 
@@ -77,17 +95,11 @@ async def read(chat_id: str, deps: Deps) -> Response:
 
 
 @router.get("/chats/{chat_id}/stream", **openapi.STREAM)
-async def stream(
-    chat_id: str,
-    deps: Deps,
-    format_: FormatParam = "text",
-    after: AfterParam = "",
-    last_event_id: LastEventId = "",
-) -> Response:
+async def stream(chat_id: str, deps: Deps, reading: ReadingParam) -> Response:
     """Replay the chat from a cursor or from the start, then follow it live."""
-    chosen = _parse_format(format_)
-    cursor = _parse_cursor(last_event_id, after, chat_id)
-    return await _resume(deps, chat_id, cursor.entry_id if cursor else START, chosen)
+    if reading.cursor is not None and reading.cursor.chat_id != chat_id:
+        raise _bad_cursor("The cursor belongs to another chat.", reading.param)
+    return await _resume(deps, chat_id, reading)
 
 
 @router.post("/chats/{chat_id}/cancel", **openapi.CANCEL)
@@ -100,8 +112,12 @@ async def cancel(chat_id: str, deps: Deps) -> Response:
     return json_response(await _describe(deps, chat_id))
 
 
-async def _create(deps: Services, request: Request, options: Options) -> tuple[str, OnDisconnect | None]:
-    """Create a chat, or find the one its idempotency key belongs to; in that case the second item is None."""
+async def _create(deps: Services, request: Request, options: Options) -> NewChat | Exists:
+    """Create a chat, or find the one that its idempotency key belongs to.
+
+    Raises:
+        ApiError: 400, 413, 422, 429 or 503.
+    """
     chat = new_chat(await _read_body(request, deps.settings.max_body), options, deps.settings.model)
     async with within_patience():
         outcome = await deps.queue.submit(chat, deps.settings.max_queue)
@@ -121,18 +137,19 @@ async def _create(deps: Services, request: Request, options: Options) -> tuple[s
                 param="Idempotency-Key",
                 code="idempotency_key_reused",
             )
-        return outcome.chat_id, None
-    return chat.id, chat.on_disconnect
+        return outcome
+    return chat
 
 
-async def _resume(deps: Services, chat_id: str, after: EntryId, format_: Format) -> Response:
-    chat = await _find(deps, chat_id, after)
+async def _resume(deps: Services, chat_id: str, reading: Reading) -> Response:
+    after = reading.cursor.entry_id if reading.cursor is not None else START
+    chat = await _find(deps, chat_id, after, reading.param)
     if after == TERMINAL:
         return Response(status_code=204)
-    return await _follow(deps, chat_id, after, format_, chat.on_disconnect)
+    return await _follow(deps, chat_id, after, reading.format_, chat.on_disconnect)
 
 
-async def _find(deps: Services, chat_id: str, after: EntryId) -> Chat:
+async def _find(deps: Services, chat_id: str, after: EntryId, param: str) -> Chat:
     """The chat, if `after` is its start or an entry of its log; a failover's loss gets a moment to heal.
 
     Raises:
@@ -147,7 +164,7 @@ async def _find(deps: Services, chat_id: str, after: EntryId) -> Chat:
         if after == START or is_entry:
             return chat
         if chat.status.is_terminal or asyncio.get_running_loop().time() > give_up:
-            raise lost_cursor()
+            raise lost_cursor(param)
         await asyncio.sleep(_HEAL_POLL)
 
 
@@ -200,19 +217,18 @@ def _parse_format(text: str) -> Format:
         raise ApiError(400, "format must be 'text' or 'json'.", param="format", code="invalid_value") from None
 
 
-def _parse_cursor(last_event_id: str, after: str, chat_id: str | None = None) -> Cursor | None:
-    """The cursor that a request carries, of `chat_id` if that is given; the header wins."""
-    param = "Last-Event-ID" if last_event_id else "after"
-    text = (last_event_id or after).strip()
+def _parse_cursor(text: str, param: str) -> Cursor | None:
+    """The cursor that a request carries; empty counts as absent."""
     if not text:
         return None
     try:
-        cursor = Cursor.parse(text)
+        return Cursor.parse(text)
     except MalformedCursor as error:
-        raise ApiError(400, f"Malformed cursor: {error}.", param=param, code="invalid_cursor") from None
-    if chat_id not in (None, cursor.chat_id):
-        raise ApiError(400, "The cursor belongs to another chat.", param=param, code="invalid_cursor")
-    return cursor
+        raise _bad_cursor(f"Malformed cursor: {error}.", param) from None
+
+
+def _bad_cursor(message: str, param: str) -> ApiError:
+    return ApiError(400, message, param=param, code="invalid_cursor")
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -1,9 +1,8 @@
 """The two clients of the article that Piropiro comes from, as they stand there but for the host."""
 
-import shutil
 import subprocess
 
-import pytest
+from harness.programs import NEEDS_CURL
 from harness.sse import parse
 
 HOST = "http://127.0.0.1:8000"
@@ -35,7 +34,7 @@ MESSAGES = [
     {"role": "user", "content": "やっほ"},
 ]
 
-pytestmark = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="needs curl and bash")
+pytestmark = NEEDS_CURL
 
 
 def run(script: str, url: str) -> bytes:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from harness.polling import wait_until
+from harness.programs import NEEDS_CURL
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes through /proc"),
@@ -131,12 +131,10 @@ async def failed_start(*arguments: str, **env: str) -> tuple[int | None, str]:
         return up.process.returncode, errors.decode()
 
 
+@NEEDS_CURL
 async def test_command_of_the_banner_streams_an_answer() -> None:
-    curl = shutil.which("curl")
     async with whole_stack() as up:
         assert "simulator" in up.banner
-        if curl is None:
-            pytest.skip("needs curl")
         shell = await asyncio.create_subprocess_exec("/bin/sh", "-c", up.curl, stdout=-1, stderr=-1)
         output, _ = await asyncio.wait_for(shell.communicate(), 60)
         assert output.decode().rstrip().endswith("data: [DONE]")
