@@ -222,11 +222,9 @@ class Bench:
     async def _beats(self, count: int) -> None:
         """Wait until every worker has given `count` more signs of life; it polls as often as it gives one."""
         for _ in range(count):
-            before = dict(await self._redis.zrange(_REGISTERED, 0, -1, withscores=True))
+            before = set(await self._redis.zrange(_REGISTERED, 0, -1, withscores=True))
             async with asyncio.timeout(_BEAT_PATIENCE):
-                while any(  # noqa: ASYNC110 - other processes' signs have no event here
-                    (await self._redis.zscore(_REGISTERED, worker)) == beat for worker, beat in before.items()
-                ):
+                while before & set(await self._redis.zrange(_REGISTERED, 0, -1, withscores=True)):  # noqa: ASYNC110  # no event tells
                     await asyncio.sleep(_BEAT_LOOK)
 
     async def _measure(self, situation: Situation) -> Row:
