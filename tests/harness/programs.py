@@ -7,3 +7,5 @@ import pytest
 NEEDS_CURL = pytest.mark.skipif(
     not (shutil.which("curl") and shutil.which("bash")), reason="runs curl and bash as a user would"
 )
+
+NEEDS_REDIS_CLI = pytest.mark.skipif(not shutil.which("redis-cli"), reason="looks at the log with redis-cli")
