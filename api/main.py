@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from api.errors import install_handlers
 from api.routes import chats, health
+from api.routes.page import page_router
 from api.services import Services
 from api.tail import Tails
 from shared.connect import connect
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(chats.router)
     app.include_router(health.router)
+    app.include_router(page_router())
     install_handlers(app)
     return app
 

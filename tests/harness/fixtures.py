@@ -4,7 +4,7 @@ import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import httpx
 import pytest
@@ -107,9 +107,9 @@ def impatient(start_shared_stack) -> Stack:
     )
 
 
-@pytest_asyncio.fixture
-async def connect() -> AsyncIterator[Callable[[str], Client]]:
-    """Make clients; they are closed after the test."""
+@asynccontextmanager
+async def connecting() -> AsyncIterator[Callable[[str], Client]]:
+    """Make clients, and close them in the end."""
     async with AsyncExitStack() as clients:
 
         def make(url: str) -> Client:
@@ -117,6 +117,21 @@ async def connect() -> AsyncIterator[Callable[[str], Client]]:
             clients.push_async_callback(http.aclose)
             return Client(http)
 
+        yield make
+
+
+@asynccontextmanager
+async def watching(upstream_url: str) -> AsyncIterator[Simulator]:
+    """What the simulator remembers from now on."""
+    async with httpx.AsyncClient(base_url=upstream_url, timeout=PATIENCE, limits=LIMITS) as http:
+        await http.delete("/simulator/requests")
+        yield Simulator(http)
+
+
+@pytest_asyncio.fixture
+async def connect() -> AsyncIterator[Callable[[str], Client]]:
+    """Make clients; they are closed after the test."""
+    async with connecting() as make:
         yield make
 
 
@@ -141,9 +156,8 @@ def impatient_api(impatient, connect) -> Client:
 @pytest_asyncio.fixture
 async def simulator(upstream_url) -> AsyncIterator[Simulator]:
     """What the simulator remembers; of this test alone."""
-    async with httpx.AsyncClient(base_url=upstream_url, timeout=PATIENCE, limits=LIMITS) as http:
-        await http.delete("/simulator/requests")
-        yield Simulator(http)
+    async with watching(upstream_url) as simulator:
+        yield simulator
 
 
 @pytest.fixture

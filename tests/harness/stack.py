@@ -71,9 +71,9 @@ class Server:
 class Api:
     """One replica."""
 
-    def __init__(self, name: str, directory: Path, env: Mapping[str, str]):
-        port = free_port()
+    def __init__(self, name: str, directory: Path, env: Mapping[str, str], port: int):
         command = [sys.executable, "-m", "uvicorn", "api.main:app", "--port", str(port), "--no-access-log"]
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.process = Process(name, command, directory, env)
 
@@ -112,8 +112,8 @@ class Stack:
         """What processes started from now on have in their environment."""
         self._env |= variables
 
-    def start_api(self) -> Api:
-        api = Api(self._name("api"), self._directory, self._env)
+    def start_api(self, port: int = 0) -> Api:
+        api = Api(self._name("api"), self._directory, self._env, port or free_port())
         self.apis.append(api)
         return api
 
