@@ -6,6 +6,7 @@ the stack neither, and `--help` answers at once.
 
 import importlib.metadata
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,11 +68,21 @@ def api(*, host: Host = "127.0.0.1", port: Port = 8000, fd: Inherited = None) ->
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    *,
+    simulator: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Upstream to use when neither OPENAI_API_KEY nor OPENAI_BASE_URL is set."),
+    ] = None,
+    alive_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to touch every second while the worker is well, for a healthcheck."),
+    ] = None,
+) -> None:
     """Run one worker against REDIS_URL; when told to stop it hands its chats over within PIROPIRO_DRAIN seconds."""
     from cli.worker import run  # noqa: PLC0415 - see the module's docstring
 
-    run()
+    run(simulator, alive_file)
 
 
 @app.command()

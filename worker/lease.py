@@ -89,6 +89,7 @@ class Lease:
         self._generator = generator
         self._unknown: set[str] = set()
         self._watch = Watch(lease)
+        self._reached = asyncio.get_running_loop().time()
         self._beat = redis.register_script(BEAT)
 
     async def run(self) -> None:
@@ -108,13 +109,18 @@ class Lease:
                 logger.warning("heartbeat failed, trying again: %s", error)
             await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
 
+    @property
+    def silence(self) -> float:
+        """Seconds since a heartbeat last reached Redis (or since the start)."""
+        return asyncio.get_running_loop().time() - self._reached
+
     async def beat(self) -> list[str]:
         """Give a sign of life; the workers that gave none for a lease."""
         reply = await self._beat(keys=[keys.WORKERS], args=[self._worker_id])
         beats = {worker.decode(): beat for worker, beat in zip(reply[::2], reply[1::2], strict=True)}
         for worker in set((await self._owners()).values()) - beats.keys():
             beats[worker] = b""  # it never beat, or its last sign of life was forgotten
-        now = asyncio.get_running_loop().time()
+        now = self._reached = asyncio.get_running_loop().time()
         return [worker for worker in self._watch.look(beats, now) if worker != self._worker_id]
 
     async def _owners(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -25,6 +26,7 @@ from shared.queue import GENERATE, JobQueue, dump_job, load_job
 from shared.settings import InvalidSettings, Settings
 from shared.subscriber import Callbacks, Subscriber
 from shared.sweep import Sweep
+from worker.alive import show_life
 from worker.doorbell import DoorbellWorker
 from worker.generate import Generator
 from worker.lease import Lease
@@ -47,12 +49,15 @@ async def generate(ctx: dict[str, Any], chat_id: str) -> None:
     await generator.run(chat_id)
 
 
-def arq_options(settings: Settings, make_upstream: Callable[[Settings], Upstream]) -> dict[str, Any]:
+def arq_options(
+    settings: Settings, make_upstream: Callable[[Settings], Upstream], alive_file: Path | None = None
+) -> dict[str, Any]:
     """The options of arq's `Worker` for these settings; nothing is connected before its `on_startup`."""
     stack = AsyncExitStack()
 
     async def on_startup(ctx: dict[str, Any]) -> None:
-        ctx["generator"] = await stack.enter_async_context(_running_parts(settings, make_upstream(settings)))
+        parts = _running_parts(settings, make_upstream(settings), alive_file)
+        ctx["generator"] = await stack.enter_async_context(parts)
 
     async def on_shutdown(_: dict[str, Any]) -> None:
         await stack.aclose()
@@ -81,7 +86,7 @@ def arq_options(settings: Settings, make_upstream: Callable[[Settings], Upstream
 
 
 @asynccontextmanager
-async def _running_parts(settings: Settings, upstream: Upstream) -> AsyncIterator[Generator]:
+async def _running_parts(settings: Settings, upstream: Upstream, alive_file: Path | None) -> AsyncIterator[Generator]:
     """Everything beside arq that a worker runs, for as long as the context lasts."""
     redis = connect(settings.redis_url)
     log = ChatLog(redis, settings.retention)
@@ -115,6 +120,7 @@ async def _running_parts(settings: Settings, upstream: Upstream) -> AsyncIterato
             subscriber.run(),
             lease.run(),
             Sweep(redis, log, settings.queue_timeout).run(),
+            *([show_life(alive_file, lease, settings.job_timeout)] if alive_file else []),
         )
     ]
     try:
@@ -138,8 +144,8 @@ async def _vital(part: Coroutine[Any, Any, None]) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def run(settings: Settings) -> None:
-    """Run one worker until SIGINT or SIGTERM."""
+def run(settings: Settings, alive_file: Path | None = None) -> None:
+    """Run one worker until SIGINT or SIGTERM; `alive_file` shows that it is well (`worker.alive`)."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("arq.worker").setLevel(logging.WARNING)  # a line per job would say nothing new
     for chatty in ("httpx", "httpx2", "openai"):
@@ -151,7 +157,7 @@ def run(settings: Settings) -> None:
         queue=JobQueue(connect(settings.redis_url, max_connections=4)),
         bell=bell,
         poll_delay=_POLL,
-        **arq_options(settings, OpenAIUpstream),
+        **arq_options(settings, OpenAIUpstream, alive_file),
     )
     worker.run()
 
