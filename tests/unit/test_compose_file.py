@@ -1,0 +1,23 @@
+"""docker-compose.yml and .env.example know every setting."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shared.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {name for field in Settings.model_fields.values() for name in field.validation_alias.choices}
+UPSTREAM = {"OPENAI_API_KEY", "OPENAI_BASE_URL"}
+
+
+@pytest.mark.parametrize(("service", "names"), [("worker", SETTINGS), ("api", SETTINGS - UPSTREAM)])
+def test_a_service_gets_every_setting_it_reads(service, names):
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert services[service]["environment"].keys() == names
+
+
+def test_the_example_names_every_setting():
+    example = (ROOT / ".env.example").read_text()
+    assert [name for name in SETTINGS - {"REDIS_URL"} if f"#{name}=" not in example] == []
