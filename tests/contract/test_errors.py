@@ -93,7 +93,6 @@ async def test_a_refused_body_takes_no_idempotency_key(api, key):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/"),
         ("GET", "/v1"),
         ("GET", "/v1/chats/chat_none/nothing"),
         ("POST", "/v1/chat/completions/x"),
