@@ -1,8 +1,8 @@
 # On a machine with Python 3.11, 3.12 or 3.13 (with its venv module) and make, every target works from nothing.
 
 PY := .venv/bin/python
-RUN := scripts/bootstrap.sh run
-DEV := scripts/bootstrap.sh dev
+RUN := sh scripts/bootstrap.sh run
+DEV := sh scripts/bootstrap.sh dev
 export PYTHON
 
 .DEFAULT_GOAL := help
@@ -43,7 +43,7 @@ bench: ## measure throughput and latency
 
 lock: ## write requirements*.txt anew from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(RUN)
-	@scripts/lock.sh $(ARGS)
+	@sh scripts/lock.sh $(ARGS)
 
 clean: ## remove .venv and every cache
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
