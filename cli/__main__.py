@@ -1,6 +1,11 @@
 """`python -m cli`, the same as `piropiro`."""
 
-from cli.main import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from cli.main import main
+
+        main()
+    except ModuleNotFoundError as error:
+        sys.exit(f"piropiro: the installation lacks {error.name}: run `make clean`, then try again")

@@ -6,12 +6,15 @@ the stack neither, and `--help` answers at once.
 
 import importlib.metadata
 import sys
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.failure import StartFailed
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 app = typer.Typer(
     help="Stream LLM answers through a queue. Start with: piropiro up",
@@ -96,9 +99,18 @@ def simulator(*, host: Host = "127.0.0.1", port: Port = 9000, fd: Inherited = No
     run(host, port, fd or [])
 
 
+def _version() -> str:
+    """What is installed, or what the checkout says, which `make` runs as it is."""
+    try:
+        return importlib.metadata.version("piropiro")
+    except importlib.metadata.PackageNotFoundError:
+        project: dict[str, str] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+        return project["version"]
+
+
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature
     if wanted:
-        typer.echo(f"piropiro {importlib.metadata.version('piropiro')}")
+        typer.echo(f"piropiro {_version()}")
         raise typer.Exit
 
 

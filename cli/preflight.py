@@ -1,11 +1,11 @@
-"""What is checked before a process starts: its settings, and that Redis answers."""
+"""What is checked before a process starts: its settings, and that Redis answers.
+
+The client of Redis is imported when it is needed: the parent of a stack with an embedded server does without.
+"""
 
 import asyncio
 
-from redis.exceptions import RedisError
-
 from cli.failure import StartFailed
-from shared.connect import connect
 from shared.settings import InvalidSettings, Settings
 
 PING_TIMEOUT = 2.0
@@ -29,6 +29,8 @@ def check_redis(settings: Settings) -> None:
     Raises:
         StartFailed: it cannot be reached or refuses us; the line never holds the URL's password.
     """
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the module's docstring
+
     try:
         asyncio.run(_ping(settings))
     except ValueError:
@@ -41,7 +43,7 @@ def check_redis(settings: Settings) -> None:
     except (RedisError, OSError) as error:
         raise StartFailed(
             f"cannot reach Redis at {without_password(settings.redis_url)} ({_reason(error)}):"
-            " start it, correct REDIS_URL, or run `piropiro up` without REDIS_URL, which brings its own"
+            " start it, correct REDIS_URL, or unset it and run `piropiro up` (`make up`), which brings its own"
         ) from None
 
 
@@ -52,6 +54,8 @@ def without_password(url: str) -> str:
 
 
 async def _ping(settings: Settings) -> None:
+    from shared.connect import connect  # noqa: PLC0415 - see the module's docstring
+
     client = connect(settings.redis_url)
     try:
         async with asyncio.timeout(PING_TIMEOUT):

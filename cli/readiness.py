@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import time
 
 from cli.failure import StartFailed
@@ -9,6 +10,7 @@ from cli.sockets import reachable
 
 PAUSE = 0.03
 ANSWER_TIMEOUT = 3.0
+IDENTITY_TIMEOUT = 1.0
 
 PING = b"PING\r\n"
 PONG = b"+PONG"
@@ -31,6 +33,15 @@ async def wait_for_answer(name: str, host: str, port: int, request: bytes, begin
         if time.monotonic() > deadline:
             raise StartFailed(f"{name} was not ready in {within:g} s ({_quote(answer)})")
         await asyncio.sleep(PAUSE)
+
+
+def is_piropiro(host: str, port: int) -> bool:
+    """Whether what listens there is an API of ours."""
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=IDENTITY_TIMEOUT)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/openapi.json")
+        return b'"title":"Piropiro"' in connection.getresponse().read(1000)
+    return False
 
 
 async def _ask(host: str, port: int, request: bytes) -> bytes:

@@ -10,11 +10,16 @@ LAST_PORT = 65535
 BACKLOG = 2048
 
 
+class PortInUse(StartFailed):
+    """Another program listens there."""
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Bind and listen; port 0 picks a free one.
 
     Raises:
-        StartFailed: the port is in use, needs privileges or does not exist, or the host is not this machine's.
+        PortInUse: another program has it.
+        StartFailed: it needs privileges or does not exist, or the host is not this machine's.
     """
     if port > LAST_PORT:  # which getaddrinfo would wrap around
         raise StartFailed(f"port {port} does not exist: choose one up to {LAST_PORT} with --port")
@@ -22,7 +27,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        raise StartFailed(_why(error, host, port)) from None
+        failure = PortInUse if error.errno == errno.EADDRINUSE else StartFailed
+        raise failure(_why(error, host, port)) from None
 
 
 def port_of(listener: socket.socket) -> int:

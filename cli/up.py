@@ -11,18 +11,18 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli import banner, embedded
+from cli import banner, embedded, folder
+from cli.failure import StartFailed
 from cli.logs import PROCESS_VARIABLE
 from cli.preflight import check_redis, read_settings, without_password
 from cli.processes import Program, Stack
-from cli.readiness import HTTP_OK, PING, PONG, get, wait_for_answer
-from cli.sockets import free_port, http_url, listen, port_of
+from cli.readiness import HTTP_OK, PING, PONG, get, is_piropiro, wait_for_answer
+from cli.sockets import PortInUse, free_port, http_url, listen, port_of
 from cli.terminal import say, show
 
 # -P: a folder named `api` or `cli` where the user happens to stand is not ours.
@@ -35,7 +35,7 @@ DRAIN = "1"
 GRACE = 5.0
 HTTP_GRACE = 10.0  # above cli.serving.GRACEFUL_SHUTDOWN
 
-READY_WITHIN = 30.0
+READY_WITHIN = 60.0  # the first start compiles everything, on a slow machine too
 
 # A signal may come twice, once to this process and once to its group: no second wish of the user's.
 SAME_SIGNAL = 0.3
@@ -99,9 +99,10 @@ class Up:
             end.result()
 
     async def _start(self) -> None:
+        """Start everything at once, but for what would fail without Redis."""
+        upstream = self._start_simulator(self.doors.simulator) if self.doors.simulator else {}
         if self.server is not None:
             await self._start_server(self.server)
-        upstream = await self._start_simulator(self.doors.simulator) if self.doors.simulator else {}
         say(f"starting {self.options.workers} worker(s) and {self.options.api} API process(es)")
         self.stack.start(*(self._worker(f"worker-{i}", upstream) for i in range(1, self.options.workers + 1)))
         self.stack.start(
@@ -110,23 +111,25 @@ class Up:
         for door in self.doors.alone or [self.doors.shared]:
             name = "the API" if door is self.doors.shared else f"the API on port {port_of(door)}"
             await wait_for_answer(name, self.options.host, port_of(door), get("/readyz"), HTTP_OK, READY_WITHIN)
+        if self.doors.simulator:
+            port = port_of(self.doors.simulator)
+            await wait_for_answer("the simulator", "127.0.0.1", port, get("/healthz"), HTTP_OK, READY_WITHIN)
         show(banner.banner(self._facts(simulated=bool(upstream))))
 
     async def _start_server(self, server: embedded.Server) -> None:
         port = free_port()
         self.env["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
         say(f"starting the embedded server, {server.title}, on {self.env['REDIS_URL']}")
-        log = self.directory / "server.log"
+        log = self.directory / folder.LOG
         command = embedded.command(server, port, self.directory, log)
         self.stack.start(Program("embedded server", command, self.env, GRACE, log=log))
         await wait_for_answer("the embedded server", "127.0.0.1", port, PING, PONG, READY_WITHIN)
 
-    async def _start_simulator(self, door: socket.socket) -> dict[str, str]:
+    def _start_simulator(self, door: socket.socket) -> dict[str, str]:
         """Start it; return the environment that makes a worker use it."""
         url = http_url("127.0.0.1", port_of(door))
         say(f"starting the simulator on {url}, as there is no OPENAI_API_KEY")
         self.stack.start(self._http_server("simulator", "simulator", [door]))
-        await wait_for_answer("the simulator", "127.0.0.1", port_of(door), get("/healthz"), HTTP_OK, READY_WITHIN)
         return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "not-a-real-key"}
 
     def _http_server(self, name: str, command: str, doors: Sequence[socket.socket]) -> Program:
@@ -179,14 +182,14 @@ def run(options: Options) -> None:
     settings = read_settings()
     with (
         contextlib.closing(_open_doors(options)) as doors,
-        tempfile.TemporaryDirectory(prefix="piropiro-") as directory,
+        folder.own_folder() as directory,
     ):
         if os.environ.get("REDIS_URL"):
             check_redis(settings)
             server = None
         else:
             server = embedded.find_server()
-        asyncio.run(_run(options, doors, server, Path(directory)))
+        asyncio.run(_run(options, doors, server, directory))
 
 
 async def _run(options: Options, doors: Doors, server: embedded.Server | None, directory: Path) -> None:
@@ -194,11 +197,24 @@ async def _run(options: Options, doors: Doors, server: embedded.Server | None, d
 
 
 def _open_doors(options: Options) -> Doors:
-    shared = listen(options.host, options.port)
+    shared = _listen(options, options.port)
     replicas = range(1, options.api + 1) if options.api > 1 else ()
-    alone = [listen(options.host, options.port and options.port + number) for number in replicas]
+    alone = [_listen(options, options.port and options.port + number) for number in replicas]
     has_upstream = os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")
     return Doors(shared, alone, None if has_upstream else listen("127.0.0.1", 0))
+
+
+def _listen(options: Options, port: int) -> socket.socket:
+    try:
+        return listen(options.host, port)
+    except PortInUse:
+        owner = "another Piropiro" if is_piropiro(options.host, port) else "another program"
+        choice = f"--port {port + 1}"
+        if options.with_parent:
+            choice = f'make up ARGS="{choice}"'
+        raise StartFailed(
+            f"port {port} on {options.host} is in use by {owner}: stop that, or choose another port with {choice}"
+        ) from None
 
 
 async def _parent_ended() -> None:

@@ -201,6 +201,16 @@ async def test_port_in_use_is_one_line() -> None:
             assert "--port" in errors
 
 
+async def test_port_of_another_piropiro_is_said_to_be_that() -> None:
+    async with whole_stack() as up:
+        port = int(up.url.rpartition(":")[2])
+        status, errors = await failed_start("up", "--with-parent", "--port", str(port))
+        assert status == 1
+        assert errors.count("\n") == 1
+        assert "another Piropiro" in errors
+        assert f'make up ARGS="--port {port + 1}"' in errors
+
+
 @pytest.mark.parametrize("command", ["up", "api", "worker"])
 async def test_unreachable_redis_is_one_line_without_the_password(command: str) -> None:
     arguments = (command, "--port", "0") if command != "worker" else (command,)
