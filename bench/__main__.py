@@ -7,11 +7,11 @@ import sys
 
 import uvloop
 
-from bench import queue
+from bench import first_minute, queue
 from bench.client import ApiFailed
 from bench.processes import StartFailed
 
-BENCHMARKS = {"queue": queue.run}
+BENCHMARKS = {"queue": queue.run, "first-minute": first_minute.run}
 
 
 def main() -> int:
@@ -21,7 +21,9 @@ def main() -> int:
         description="Measure Piropiro with real processes on this machine. Results go to bench/results/.",
     )
     parser.add_argument("name", nargs="?", default="queue", choices=sorted(BENCHMARKS), help="default: queue")
-    parser.add_argument("--quick", action="store_true", help="fewer chats, for a first look; results are not written")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer chats or runs, for a first look; results are not written"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random arrivals (default: 1)")
     options = parser.parse_args()
     try:
