@@ -66,9 +66,9 @@ class Journal:
             self._seen.popitem(last=False)
         return earlier
 
-    def encode(self) -> bytes:
-        """All records as a JSON list, oldest first."""
-        return msgspec.json.encode(list(self._records))
+    def encode(self, key: str | None = None) -> bytes:
+        """All records, or those of one key, as a JSON list, oldest first."""
+        return msgspec.json.encode([record for record in self._records if key in (None, record.key)])
 
     def clear(self) -> None:
         """Forget everything, the counts of the keys too."""

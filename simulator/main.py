@@ -1,8 +1,8 @@
 """The simulator as a server: puts its endpoints together and runs them.
 
 Beside OpenAI's endpoints: `GET /simulator/requests` lists the last requests (journal.Record) for tests to
-look at, `DELETE` forgets them; `GET /healthz` answers once the server is up. What a request can script is
-described in `simulator/script.py`.
+look at, with `?key=` those of one key; `DELETE` forgets them all; `GET /healthz` answers once the server is
+up. What a request can script is described in `simulator/script.py`.
 """
 
 from typing import Any
@@ -26,8 +26,8 @@ def create_app() -> Starlette:
     """A fresh simulator with an empty journal."""
     journal = Journal()
 
-    async def read_requests(_: Request) -> Response:
-        return Response(journal.encode(), media_type="application/json")
+    async def read_requests(request: Request) -> Response:
+        return Response(journal.encode(request.query_params.get("key")), media_type="application/json")
 
     async def clear_requests(_: Request) -> Response:
         journal.clear()

@@ -22,6 +22,7 @@ from simulator.script import (
 
 _INTERVAL = 0.025
 _PING = b": ping\n\n"
+_FRAME_END = b"\n\n"
 
 
 class Write(NamedTuple):
@@ -120,7 +121,8 @@ def _strike(fault: InStream, due: float, frame: bytes) -> Iterator[Step]:
             yield Strike(fault.kind, fault.seconds)
             return
         case CutFault():
-            yield Write(due, frame[: len(frame) // 2])
+            # The last piece is several frames; whole ones of them would say how the answer ended.
+            yield Write(due, frame[: (frame.index(_FRAME_END) + len(_FRAME_END)) // 2])
         case GarbageFault():
             yield Write(due, fault.text.encode())
         case ErrorFault():

@@ -37,6 +37,7 @@ class DoorbellWorker(Worker):
         super().__init__(**options)
         self._queue = queue
         self._bell = bell
+        self._is_started = asyncio.Event()
         self._slot_freed = asyncio.Event()
         self._polls = 0
 
@@ -48,12 +49,25 @@ class DoorbellWorker(Worker):
         """Poll as arq does, and answer the doorbell beside it."""
         answering = asyncio.create_task(self._answer_doorbell())
         try:
-            await super().main()
+            await self._start_and_poll()
         finally:
             answering.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await answering
             await self._bell.aclose()
+
+    async def _start_and_poll(self) -> None:
+        """arq's `main`, again if it fails before the start: it asks Redis for its version, to log it, only once."""
+        while True:
+            try:
+                await super().main()
+            except FAILURES as error:
+                if self._is_started.is_set():
+                    raise
+                logger.warning("Redis unreachable at the start, trying again: %s", error)
+                await asyncio.sleep(_RETRY_PAUSE)
+            else:
+                return
 
     async def close(self) -> None:
         """Shut down as arq does, and to the end also when Redis does not answer."""
@@ -66,6 +80,8 @@ class DoorbellWorker(Worker):
                 await self.on_shutdown(self.ctx)
 
     async def _answer_doorbell(self) -> None:
+        # A job that began before `on_startup` is through would find nothing to work with.
+        await self._is_started.wait()
         while True:
             while self._free_slots == 0:
                 self._slot_freed.clear()
@@ -112,6 +128,7 @@ class DoorbellWorker(Worker):
             logger.warning("arq could not tidy up job %s: %r", job_id, error)
 
     async def _poll_iteration(self) -> None:
+        self._is_started.set()
         try:
             if self._free_slots > 0:
                 waiting = await self._queue.waiting(min(self._free_slots, _POLLED))

@@ -29,6 +29,8 @@ return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 _WORKERS_LOST = events.error("Every worker that generated the answer was lost.", "server_error", "worker_lost")
 _BEATS_PER_LEASE = 3
 _BEATS_PER_AUDIT = 3
+_AT_ONCE = 8
+"""Chats handed over at the same time: the pool's connections are for others as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +90,31 @@ class Lease:
         self._interval = lease / _BEATS_PER_LEASE
         self._generator = generator
         self._unknown: set[str] = set()
+        self._taken_over: set[str] = set()
         self._watch = Watch(lease)
         self._reached = asyncio.get_running_loop().time()
         self._beat = redis.register_script(BEAT)
 
     async def run(self) -> None:
-        """Beat as long as the worker lives; ends only by cancellation."""
+        """Beat as long as the worker lives; ends only by cancellation.
+
+        Taking over many chats takes longer than a lease may, so it goes on beside the beats.
+        """
         loop, beats = asyncio.get_running_loop(), 0
-        while True:
-            begun = loop.time()
-            try:
-                dead = await self.beat()
-                for worker in dead:
-                    await self._take_over(worker)
-                beats += 1
-                if beats % _BEATS_PER_AUDIT == 0:
-                    await self.audit()
-            except FAILURES as error:
-                self._watch.blink()
-                logger.warning("heartbeat failed, trying again: %s", error)
-            await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
+        async with asyncio.TaskGroup() as takeovers:
+            while True:
+                begun = loop.time()
+                try:
+                    for worker in set(await self.beat()) - self._taken_over:
+                        self._taken_over.add(worker)
+                        takeovers.create_task(self._take_over(worker))
+                    beats += 1
+                    if beats % _BEATS_PER_AUDIT == 0:
+                        await self.audit()
+                except FAILURES as error:
+                    self._watch.blink()
+                    logger.warning("heartbeat failed, trying again: %s", error)
+                await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
 
     @property
     def silence(self) -> float:
@@ -128,11 +135,18 @@ class Lease:
         return {chat_id.decode(): worker.decode() for chat_id, worker in running.items()}
 
     async def _take_over(self, dead: str) -> None:
-        chats = [chat_id for chat_id, worker in (await self._owners()).items() if worker == dead]
-        logger.warning("worker %s is silent: handing over its %d chats", dead, len(chats))
-        for chat_id in chats:
-            await self._reassign(chat_id, dead)
-        await self._redis.zrem(keys.WORKERS, dead)
+        """Hand over a silent worker's chats; if that fails, the next beat finds it silent still."""
+        try:
+            chats = [chat_id for chat_id, worker in (await self._owners()).items() if worker == dead]
+            logger.warning("worker %s is silent: handing over its %d chats", dead, len(chats))
+            for start in range(0, len(chats), _AT_ONCE):
+                await asyncio.gather(*(self._reassign(chat_id, dead) for chat_id in chats[start : start + _AT_ONCE]))
+            await self._redis.zrem(keys.WORKERS, dead)
+        except FAILURES as error:
+            self._watch.blink()
+            logger.warning("handing over failed, trying again: %s", error)
+        finally:
+            self._taken_over.discard(dead)
 
     async def _reassign(self, chat_id: str, worker: str) -> None:
         """Enqueue the next attempt of a chat that is still `worker`'s, or end it if its attempts are used up."""

@@ -37,3 +37,10 @@ def test_clearing_forgets_keys_too() -> None:
     journal.count("k")
     journal.clear()
     assert (json.loads(journal.encode()), journal.count("k")) == ([], 0)
+
+
+def test_the_requests_of_one_key_can_be_told_apart() -> None:
+    journal = Journal()
+    for key in "aba":
+        journal.open(key, {})
+    assert [record["key"] for record in json.loads(journal.encode("a"))] == ["a", "a"]
