@@ -38,7 +38,7 @@ def banner(facts: Facts) -> str:
             f"    redis       {facts.redis}{' (embedded, in memory only)' if facts.embedded else ''}",
             f"    processes   {_count(facts.api, 'API process', 'es')}, {_count(facts.workers, 'worker')}",
             "",
-            "  Try it:",
+            "  Open it in a browser, or paste this into another terminal:",
             "",
             curl(facts.url),
             "",

@@ -18,31 +18,44 @@ class CuttingProxy:
 
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with suppress(ConnectionError):
-            upstream, request = await asyncio.open_connection(self._host, self._port)
-            asking = asyncio.create_task(_copy(reader, request))
+        upstream, request = await asyncio.open_connection(self._host, self._port)
+        asking = asyncio.create_task(_copy(reader, request))
+        try:
             left = self._cut_after
             while left > 0 and (part := await upstream.read(left)):
                 writer.write(part)
                 await writer.drain()
                 left -= len(part)
+        except ConnectionError:
+            pass  # the client left first
+        finally:
             asking.cancel()
-            request.transport.abort()
-        writer.transport.abort()
+            for end in (request, writer):
+                end.transport.abort()
+                with suppress(OSError):
+                    await end.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while part := await reader.read(65536):
-        writer.write(part)
+    with suppress(ConnectionError):
+        while part := await reader.read(65536):
+            writer.write(part)
+        writer.transport.abort()
 
 
 @asynccontextmanager
 async def cutting_proxy(target: str, cut_after: int) -> AsyncIterator[CuttingProxy]:
     """A proxy to `target` (a URL); its own URL is `proxy.url`."""
     proxy = CuttingProxy(target, cut_after)
-    server = await asyncio.start_server(proxy.forward, "127.0.0.1", 0)
+    forwarding = set[asyncio.Task[None]]()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        forwarding.add(asyncio.create_task(proxy.forward(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield proxy
     finally:
         server.close()
+        await asyncio.gather(*forwarding)
