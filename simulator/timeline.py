@@ -22,7 +22,6 @@ from simulator.script import (
 
 _INTERVAL = 0.025
 _PING = b": ping\n\n"
-_FRAME_END = b"\n\n"
 
 
 class Write(NamedTuple):
@@ -121,8 +120,7 @@ def _strike(fault: InStream, due: float, frame: bytes) -> Iterator[Step]:
             yield Strike(fault.kind, fault.seconds)
             return
         case CutFault():
-            # The last piece is several frames; whole ones of them would say how the answer ended.
-            yield Write(due, frame[: (frame.index(_FRAME_END) + len(_FRAME_END)) // 2])
+            yield Write(due, frame[: len(frame) // 2])
         case GarbageFault():
             yield Write(due, fault.text.encode())
         case ErrorFault():

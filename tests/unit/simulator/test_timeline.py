@@ -176,8 +176,3 @@ def test_a_fault_beyond_the_end_comes_before_the_finish_reason() -> None:
     steps = course({**FAULTY, "fault": {"kind": "truncate", "after": 99}})
     assert sum(step.deltas for step in steps if isinstance(step, Write)) == 3
     assert steps[-1] == End(is_clean=True, fault="truncate")
-
-
-def test_a_cut_at_the_end_leaves_no_frame_that_says_how_the_answer_ended() -> None:
-    data = sent(course({**FAULTY, "fault": {"kind": "cut", "after": 3}}, usage=True))
-    assert b'"finish_reason":"' not in data
