@@ -103,6 +103,8 @@ async def piropiro(*arguments: str, **env: str) -> AsyncIterator[Up]:
             env=clean | env | {"TMPDIR": folder},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            # Under nohup it would rightly ignore the signal, as a child of ours.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         up = Up(process, folder)
         try:
