@@ -17,7 +17,7 @@ from shared.connect import FAILURES
 logger = logging.getLogger(__name__)
 
 REDIS_PATIENCE = 1.5
-"""Seconds that a request waits for Redis before it is answered 503; the contract says 2 in all."""
+"""Seconds that a request waits for Redis, all its commands together, before it is answered 503; the contract says 2."""
 
 
 class ApiError(Exception):

@@ -73,25 +73,31 @@ OptionsParam = Annotated[Options, Depends(read_options)]
 async def create_and_stream(request: Request, deps: Deps, reading: ReadingParam, options: OptionsParam) -> Response:
     """Create a chat and stream its answer; with `Last-Event-ID`, resume that chat and create nothing."""
     if reading.cursor is not None:
-        return await _resume(deps, reading.cursor.chat_id, reading)
-    made = await _create(deps, request, options)
-    if isinstance(made, Exists):
-        return await _resume(deps, made.chat_id, reading)
-    return await _follow(deps, made.id, START, reading.format_, made.on_disconnect)
+        async with within_patience():
+            return await _resume(deps, reading.cursor.chat_id, reading)
+    chat = await _read_chat(deps, request, options)
+    async with within_patience():
+        existing = await _create(deps, chat)
+        if existing is not None:
+            return await _resume(deps, existing.chat_id, reading)
+        return await _follow(deps, chat.id, START, reading.format_, chat.on_disconnect)
 
 
 @router.post("/chats", **openapi.CREATE)
 async def create(request: Request, deps: Deps, options: OptionsParam) -> Response:
     """Create a chat; read it later."""
-    made = await _create(deps, request, options)
-    chat_id = made.chat_id if isinstance(made, Exists) else made.id
-    return json_response(await _describe(deps, chat_id), 202, {"Location": f"/v1/chats/{chat_id}"})
+    chat = await _read_chat(deps, request, options)
+    async with within_patience():
+        existing = await _create(deps, chat)
+        chat_id = existing.chat_id if existing is not None else chat.id
+        return json_response(await _describe(deps, chat_id), 202, {"Location": f"/v1/chats/{chat_id}"})
 
 
 @router.get("/chats/{chat_id}", **openapi.READ)
 async def read(chat_id: str, deps: Deps) -> Response:
     """The chat as it stands: status, text so far, and the cursor from which a stream would go on."""
-    return json_response(await _describe(deps, chat_id))
+    async with within_patience():
+        return json_response(await _describe(deps, chat_id))
 
 
 @router.get("/chats/{chat_id}/stream", **openapi.STREAM)
@@ -99,7 +105,8 @@ async def stream(chat_id: str, deps: Deps, reading: ReadingParam) -> Response:
     """Replay the chat from a cursor or from the start, then follow it live."""
     if reading.cursor is not None and reading.cursor.chat_id != chat_id:
         raise _bad_cursor("The cursor belongs to another chat.", reading.param)
-    return await _resume(deps, chat_id, reading)
+    async with within_patience():
+        return await _resume(deps, chat_id, reading)
 
 
 @router.post("/chats/{chat_id}/cancel", **openapi.CANCEL)
@@ -107,20 +114,27 @@ async def cancel(chat_id: str, deps: Deps) -> Response:
     """End the chat now, whoever is generating it. Cancelling a chat that has ended changes nothing."""
     async with within_patience():
         outcome = await deps.log.seal(chat_id, events.cancelled())
-    if isinstance(outcome, Gone):
-        raise unknown_chat(chat_id)
-    return json_response(await _describe(deps, chat_id))
+        if isinstance(outcome, Gone):
+            raise unknown_chat(chat_id)
+        return json_response(await _describe(deps, chat_id))
 
 
-async def _create(deps: Services, request: Request, options: Options) -> NewChat | Exists:
-    """Create a chat, or find the one that its idempotency key belongs to.
+async def _read_chat(deps: Services, request: Request, options: Options) -> NewChat:
+    """The chat that a request asks for.
 
     Raises:
-        ApiError: 400, 413, 422, 429 or 503.
+        ApiError: 400 or 413.
     """
-    chat = new_chat(await _read_body(request, deps.settings.max_body), options, deps.settings.model)
-    async with within_patience():
-        outcome = await deps.queue.submit(chat, deps.settings.max_queue)
+    return new_chat(await _read_body(request, deps.settings.max_body), options, deps.settings.model)
+
+
+async def _create(deps: Services, chat: NewChat) -> Exists | None:
+    """Create a chat, unless its idempotency key belongs to one already.
+
+    Raises:
+        ApiError: 422 or 429.
+    """
+    outcome = await deps.queue.submit(chat, deps.settings.max_queue)
     if isinstance(outcome, QueueFull):
         raise ApiError(
             429,
@@ -138,7 +152,7 @@ async def _create(deps: Services, request: Request, options: Options) -> NewChat
                 code="idempotency_key_reused",
             )
         return outcome
-    return chat
+    return None
 
 
 async def _resume(deps: Services, chat_id: str, reading: Reading) -> Response:
@@ -153,12 +167,11 @@ async def _find(deps: Services, chat_id: str, after: EntryId, param: str) -> Cha
     """The chat, if `after` is its start or an entry of its log; a failover's loss gets a moment to heal.
 
     Raises:
-        ApiError: 404, 410 or 503.
+        ApiError: 404 or 410.
     """
     give_up = asyncio.get_running_loop().time() + _HEAL
     while True:
-        async with within_patience():
-            chat, is_entry = await deps.log.look_up(chat_id, after)
+        chat, is_entry = await deps.log.look_up(chat_id, after)
         if chat is None:
             raise unknown_chat(chat_id)
         if after == START or is_entry:
@@ -173,15 +186,13 @@ async def _follow(
 ) -> Response:
     leaves = on_disconnect is OnDisconnect.CANCEL
     if leaves:
-        async with within_patience():
-            await deps.queue.keep_readers([chat_id])
+        await deps.queue.keep_readers([chat_id])
     follower = deps.tails.follow(chat_id, after, format_, cancels_when_left=leaves)
     return StreamResponse(chat_id, follower, deps.settings.keepalive)
 
 
 async def _describe(deps: Services, chat_id: str) -> dict[str, Any]:
-    async with within_patience():
-        found = await deps.log.snapshot(chat_id)
+    found = await deps.log.snapshot(chat_id)
     if found is None:
         raise unknown_chat(chat_id)
     return _chat_json(*found)
