@@ -1,13 +1,15 @@
 """Liveness: this worker's heartbeat, and the takeover of chats whose worker fell silent.
 
-Safety does not depend on any of this: whoever claims a chat later wins (`shared.log`). A worker beats once per third of
-the lease, for all its chats together. Every worker watches the others' beats, by its own monotonic clock and only while
-it reaches Redis itself: a beat that has not changed for a whole lease of *uninterrupted watching* is a dead worker's.
-So after an outage everybody gets one whole lease before anybody is presumed dead.
+Safety does not depend on any of this: whoever claims a chat later wins (`shared.log`). A worker beats six times per
+lease, for all its chats together. Every worker watches the others' beats: one that has not changed for a whole lease
+*while we were looking* is a dead worker's. Looking is timed by our own monotonic clock, begins anew after a failure,
+and a long gap between two looks counts as a short one. So an outage or a hang of Redis presumes nobody dead, and a
+starved machine only takes longer.
 """
 
 import asyncio
 import logging
+import random
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -22,23 +24,26 @@ logger = logging.getLogger(__name__)
 
 BEAT = """
 local t = redis.call('TIME')
-redis.call('ZADD', KEYS[1], string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000)), ARGV[1])
-return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+return {now, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')}
 """
 
 _WORKERS_LOST = events.error("Every worker that generated the answer was lost.", "server_error", "worker_lost")
-_BEATS_PER_LEASE = 3
-_BEATS_PER_AUDIT = 3
+_BEATS_PER_LEASE = 6
+_GAPS_PER_LEASE = 3
+"""A third of a lease is the most that the time between two looks may count."""
+
 _AT_ONCE = 8
 """Chats handed over at the same time: the pool's connections are for others as well."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """A worker's latest beat, and since when (monotonic seconds) it has been the latest."""
+class Beat:
+    """A worker's latest sign of life, as an opaque mark, and its age in seconds when it was read."""
 
-    beat: bytes
-    since: float
+    mark: bytes
+    age: float = 0.0
 
 
 class Watch:
@@ -47,25 +52,28 @@ class Watch:
     def __init__(self, lease: float) -> None:
         self._lease = lease
         self._looked = 0.0
-        self._sightings: dict[str, Sighting] = {}
+        self._silences: dict[str, tuple[bytes, float]] = {}
 
-    def look(self, beats: dict[str, bytes], now: float) -> list[str]:
-        """Note the workers' latest beats at time `now`; the workers whose beat is a lease old.
+    def look(self, beats: dict[str, Beat], now: float) -> list[str]:
+        """Note the workers' latest beats at time `now`; the workers that were silent for longer than a lease.
 
-        Looks that come too far apart were interrupted by something, which may have interrupted the others as well.
+        A beat's age counts as far as one that came in time can have it: the clock that told it may have jumped.
         """
-        if now - self._looked > 2 * self._lease / _BEATS_PER_LEASE:
-            self.blink()
+        watched = min(now - self._looked, self._lease / _GAPS_PER_LEASE)
         self._looked = now
-        self._sightings = {
-            worker: known if (known := self._sightings.get(worker)) and known.beat == beat else Sighting(beat, now)
-            for worker, beat in beats.items()
-        }
-        return [worker for worker, sighting in self._sightings.items() if now - sighting.since > self._lease]
+        silences = dict[str, tuple[bytes, float]]()
+        for worker, beat in beats.items():
+            mark, silence = self._silences.get(worker, (None, 0.0))
+            if mark == beat.mark:
+                silences[worker] = beat.mark, silence + watched
+            else:
+                silences[worker] = beat.mark, min(max(0.0, beat.age), self._lease / _BEATS_PER_LEASE)
+        self._silences = silences
+        return [worker for worker, (_, silence) in silences.items() if silence > self._lease]
 
     def blink(self) -> None:
         """Note that we ourselves could not look: everybody's lease begins anew."""
-        self._sightings.clear()
+        self._silences.clear()
 
 
 class Lease:
@@ -91,6 +99,7 @@ class Lease:
         self._generator = generator
         self._unknown: set[str] = set()
         self._taken_over: set[str] = set()
+        self._unlisted: set[str] = set()
         self._watch = Watch(lease)
         self._reached = asyncio.get_running_loop().time()
         self._beat = redis.register_script(BEAT)
@@ -109,7 +118,7 @@ class Lease:
                         self._taken_over.add(worker)
                         takeovers.create_task(self._take_over(worker))
                     beats += 1
-                    if beats % _BEATS_PER_AUDIT == 0:
+                    if beats % _BEATS_PER_LEASE == 0:
                         await self.audit()
                 except FAILURES as error:
                     self._watch.blink()
@@ -123,10 +132,11 @@ class Lease:
 
     async def beat(self) -> list[str]:
         """Give a sign of life; the workers that gave none for a lease."""
-        reply = await self._beat(keys=[keys.WORKERS], args=[self._worker_id])
-        beats = {worker.decode(): beat for worker, beat in zip(reply[::2], reply[1::2], strict=True)}
-        for worker in set((await self._owners()).values()) - beats.keys():
-            beats[worker] = b""  # it never beat, or its last sign of life was forgotten
+        now_ms, scores = await self._beat(keys=[keys.WORKERS], args=[self._worker_id])
+        beats = {worker: Beat(b"") for worker in self._unlisted}
+        for worker, beat_ms in zip(scores[::2], scores[1::2], strict=True):
+            beats[worker.decode()] = Beat(beat_ms, (int(now_ms) - float(beat_ms)) / 1000)
+        self._unlisted -= {worker.decode() for worker in scores[::2]}
         now = self._reached = asyncio.get_running_loop().time()
         return [worker for worker in self._watch.look(beats, now) if worker != self._worker_id]
 
@@ -138,10 +148,12 @@ class Lease:
         """Hand over a silent worker's chats; if that fails, the next beat finds it silent still."""
         try:
             chats = [chat_id for chat_id, worker in (await self._owners()).items() if worker == dead]
+            random.shuffle(chats)  # every worker does the same just now: each begins elsewhere
             logger.warning("worker %s is silent: handing over its %d chats", dead, len(chats))
             for start in range(0, len(chats), _AT_ONCE):
                 await asyncio.gather(*(self._reassign(chat_id, dead) for chat_id in chats[start : start + _AT_ONCE]))
             await self._redis.zrem(keys.WORKERS, dead)
+            self._unlisted.discard(dead)
         except FAILURES as error:
             self._watch.blink()
             logger.warning("handing over failed, trying again: %s", error)
@@ -167,14 +179,18 @@ class Lease:
 
         An attempt whose chat is not its own any more is told so, in case the notice went astray. A chat that Redis
         thinks is running here, while nobody here knows of it, is handed over: a failover forgot its end. It must be so
-        at two audits in a row, because a claim reaches Redis before its answer reaches us.
+        at two audits in a row, because a claim reaches Redis before its answer reaches us. Owners that never beat, or
+        whose beats were forgotten, are watched from now on.
         """
         attempts = list(self._generator.running.values())
         owners = await self._log.owners([attempt.chat_id for attempt in attempts]) if attempts else []
         for attempt, owner in zip(attempts, owners, strict=True):
             if owner != attempt.token.encode():
                 attempt.lose(Fenced())
-        assigned = {chat_id for chat_id, worker in (await self._owners()).items() if worker == self._worker_id}
+        owner_of = await self._owners()
+        listed = await self._redis.zrange(keys.WORKERS, 0, -1)
+        self._unlisted = set(owner_of.values()) - {worker.decode() for worker in listed}
+        assigned = {chat_id for chat_id, worker in owner_of.items() if worker == self._worker_id}
         unknown = assigned - self._generator.held
         for chat_id in unknown & self._unknown:
             await self._reassign(chat_id, self._worker_id)
