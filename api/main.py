@@ -39,7 +39,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.services = Services(settings, log, queue, tails)
         background = [
             asyncio.create_task(part)
-            for part in (subscriber.run(), tails.run(), Sweep(redis, log, settings.queue_timeout).run())
+            for part in (
+                subscriber.run(),
+                tails.run(),
+                Sweep(redis, log, queue_timeout=settings.queue_timeout, job_timeout=settings.job_timeout).run(),
+            )
         ]
         for task in background:
             task.add_done_callback(_stop_if_failed)

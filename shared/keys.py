@@ -18,11 +18,22 @@ WORKERS = "piropiro:workers"
 READ = "piropiro:read"
 """Sorted set of the chats to cancel when their last reader is gone, by when they were last read (ms, Redis's clock)."""
 
+SEARCH = "piropiro:search"
+"""Set while a process searches everything for orphans, and for a while after: one at a time is enough."""
+
 DOORBELL = "piropiro:doorbell"
 """List of job ids: pushing one wakes exactly one idle worker."""
 
 QUEUE = "piropiro:queue"
 """arq's sorted set of jobs, running ones included."""
+
+CHATS = "piropiro:{*}:*"
+"""Matches the chats' records and logs."""
+
+
+def chat_of(key: bytes) -> str:
+    """The id of the chat that a record or log belongs to."""
+    return key.decode().partition("{")[2].partition("}")[0]
 
 
 def record(chat_id: str) -> str:

@@ -71,18 +71,24 @@ local function publish(log, predecessor, first, values)
     predecessor .. ' ' .. first .. ' ' .. table.concat(lengths, ',') .. '\\n' .. table.concat(values))
 end
 
--- Make `value` the terminal entry; the caller publishes it. The record's idempotency key lives as long as the record,
--- and is known only from it.
-local function seal(record, log, running, waiting, chat, value, retention)
-  redis.call('XADD', log, TERMINAL, 'e', value)
-  redis.call('HSET', record, 'status', STATUS[string.sub(value, 1, 1)], 'finished', now_ms())
+-- What follows from the terminal entry `value`. The record's idempotency key lives as long as the record, and is known
+-- only from it.
+local function conclude(record, log, running, waiting, chat, value, retention)
+  redis.call('PEXPIRE', log, retention)
   redis.call('HDEL', running, chat)
   local attempt = redis.call('HGET', record, 'attempt')
+  if not attempt then return end
+  redis.call('HSET', record, 'status', STATUS[string.sub(value, 1, 1)], 'finished', now_ms())
   redis.call('ZREM', waiting, chat .. ':' .. string.format('%.0f', attempt + 1))
   redis.call('PEXPIRE', record, retention)
-  redis.call('PEXPIRE', log, retention)
   local idempotency = redis.call('HGET', record, 'idempotency')
   if idempotency then redis.call('PEXPIRE', idempotency, retention) end
+end
+
+-- Make `value` the terminal entry; the caller publishes it.
+local function seal(record, log, running, waiting, chat, value, retention)
+  redis.call('XADD', log, TERMINAL, 'e', value)
+  conclude(record, log, running, waiting, chat, value, retention)
 end
 """
 
@@ -97,6 +103,7 @@ if top == TERMINAL then return {'sealed', terminal} end
 local fields = redis.call('HMGET', record, 'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused')
 local owner, attempt, on_worker_loss, model, request, refused = unpack(fields)
 attempt = tonumber(attempt)
+if not attempt then return {'gone'} end
 if owner == token and refused == token then return {'refused'} end
 if owner ~= token then
   if previous ~= '' and owner ~= previous then return {'fenced'} end
@@ -167,6 +174,31 @@ if only_status ~= '' and fields[2] ~= only_status then return {'fenced'} end
 seal(record, log, running, waiting, chat, value, retention)
 publish(log, top, TERMINAL, {value})
 if fields[3] then redis.call('PUBLISH', 'piropiro:worker:' .. fields[3], chat) end
+return {'sealed', value}
+"""
+)
+
+# What no script leaves behind, but an evicted key, a wrong restore or a careless hand may: a log or a record alone, two
+# that disagree, or a chat for which no job waits and no worker runs. A record without a log gets one that holds nothing
+# but the end.
+END_ORPHAN = (
+    LUA_PRELUDE
+    + """
+local record, log, running, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local chat, value, retention = ARGV[1], ARGV[2], ARGV[3]
+local top, terminal = top_of(log)
+local status, job = unpack(redis.call('HMGET', record, 'status', 'job'))
+local is_open = status == 'queued' or status == 'running'
+if top == TERMINAL then
+  if is_open then conclude(record, log, running, waiting, chat, terminal, retention) end
+  return {'sealed', terminal}
+end
+if not top and not is_open then return {'gone'} end
+if top and is_open and (redis.call('HEXISTS', running, chat) == 1 or job and redis.call('ZSCORE', waiting, job)) then
+  return {'fenced'}
+end
+seal(record, log, running, waiting, chat, value, retention)
+publish(log, top or '0-0', TERMINAL, {value})
 return {'sealed', value}
 """
 )
@@ -256,6 +288,7 @@ class ChatLog:
         self._claim = redis.register_script(CLAIM)
         self._append = redis.register_script(APPEND)
         self._seal = redis.register_script(SEAL)
+        self._end_orphan = redis.register_script(END_ORPHAN)
 
     async def claim(
         self,
@@ -327,6 +360,14 @@ class ChatLog:
         reply = await self._seal(
             keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING],
             args=[chat_id, terminal, self._retention_ms, only_token or "", only_status or ""],
+        )
+        return _refusal(reply)
+
+    async def end_orphan(self, chat_id: str, terminal: bytes) -> Sealed | Fenced | Gone:
+        """End a chat that nobody else can end, because something of it is missing; `Fenced` if it is in order."""
+        reply = await self._end_orphan(
+            keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING],
+            args=[chat_id, terminal, self._retention_ms],
         )
         return _refusal(reply)
 

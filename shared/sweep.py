@@ -1,18 +1,22 @@
-"""Ends the chats that nobody else will end: those that waited too long, and those that their last reader left.
+"""Ends the chats that nobody else will end.
 
-Run by every API replica and every worker, so that a chat ends visibly also when no worker is alive.
+They are those that waited too long, those that their last reader left, those that outran even what a worker allows, and
+orphans, of which something is missing. Run by every API replica and every worker, so that a chat ends visibly also when
+no worker is alive.
 """
 
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
 from shared import events, keys
 from shared.chat import Status
 from shared.connect import FAILURES
-from shared.log import ChatLog, Gone
+from shared.cursor import TERMINAL
+from shared.log import ChatLog, Gone, Sealed
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +25,27 @@ _PAGE = 100
 _ABSENCE_MS = 2500
 """How long a chat to be cancelled on disconnect must have been without a reader."""
 
+_SEARCH_INTERVAL = 10.0
+_SEARCH_SHARE = 0.01
+"""Of the time, at most, is spent on looking at every chat there is."""
+
+_KEYS = 500
+_OVERTIME = 30.0
+"""Seconds beyond its time-out that a chat's own worker gets to end it."""
+
+_LOST = events.error(
+    "Something of the chat was lost in Redis, so that nobody can go on with it.", "server_error", "lost"
+)
+
 
 class Sweep:
-    """Looks for overdue chats every few seconds. `queue_timeout` is in seconds."""
+    """Looks for such chats every few seconds. Both time-outs are in seconds."""
 
-    def __init__(self, redis: Redis, log: ChatLog, queue_timeout: float) -> None:
+    def __init__(self, redis: Redis, log: ChatLog, *, queue_timeout: float, job_timeout: float) -> None:
         self._redis = redis
         self._log = log
         self._queue_timeout = queue_timeout
+        self._job_timeout = job_timeout
         self._left: dict[bytes, float] = {}
 
     async def run(self) -> None:
@@ -38,6 +55,7 @@ class Sweep:
             try:
                 await self.end_overdue()
                 await self.end_left()
+                await self.search()
             except FAILURES as error:
                 self._left.clear()
                 logger.warning("sweep failed, trying again: %s", error)
@@ -78,3 +96,35 @@ class Sweep:
                 await self._log.seal(chat_id.decode(), events.cancelled())
                 await self._redis.zrem(keys.READ, chat_id)
         self._left = unread
+
+    async def search(self) -> None:
+        """Look at every chat there is, unless somebody else has just done it."""
+        if not await self._redis.set(keys.SEARCH, 1, nx=True, px=int(_SEARCH_INTERVAL * 1000)):
+            return
+        loop = asyncio.get_running_loop()
+        began, cursor = loop.time(), None
+        while cursor != 0:
+            cursor, page = await self._redis.scan(cursor or 0, match=keys.CHATS, count=_KEYS)
+            await self.end_lost([*{keys.chat_of(key) for key in page}])
+        pause = max(_SEARCH_INTERVAL, (loop.time() - began) / _SEARCH_SHARE)
+        await self._redis.set(keys.SEARCH, 1, px=int(pause * 1000))
+
+    async def end_lost(self, chat_ids: Sequence[str]) -> None:
+        """End those of the chats that are orphans, or run though their time is long over."""
+        seconds, _ = await self._redis.time()
+        horizon = (seconds - self._job_timeout - _OVERTIME) * 1000
+        timed_out = events.error(
+            f"The chat ran longer than {self._job_timeout:g} s (PIROPIRO_JOB_TIMEOUT).", "server_error", "job_timeout"
+        )
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for chat_id in chat_ids:
+                pipe.hmget(keys.record(chat_id), ["status", "started"])
+                pipe.xrange(keys.log(chat_id), str(TERMINAL), str(TERMINAL), 1)
+            rows = await pipe.execute()
+        for chat_id, (status, started), end in zip(chat_ids, rows[::2], rows[1::2], strict=True):
+            if end and status is not None and Status(status.decode()).is_terminal:
+                continue
+            if isinstance(await self._log.end_orphan(chat_id, _LOST), Sealed):
+                logger.warning("chat %s was an orphan", chat_id)
+            elif status == b"running" and started is not None and int(started) < horizon:
+                await self._log.seal(chat_id, timed_out, only_status=Status.RUNNING)

@@ -119,7 +119,7 @@ async def _running_parts(settings: Settings, upstream: Upstream, alive_file: Pat
             writer.run(),
             subscriber.run(),
             lease.run(),
-            Sweep(redis, log, settings.queue_timeout).run(),
+            Sweep(redis, log, queue_timeout=settings.queue_timeout, job_timeout=settings.job_timeout).run(),
             *([show_life(alive_file, lease, settings.job_timeout)] if alive_file else []),
         )
     ]

@@ -1,7 +1,8 @@
 import pytest
 
-from shared import keys
+from shared import events, keys
 from shared.chat import OnDisconnect, Status, new_chat_id
+from shared.cursor import START
 from shared.queue import NewChat
 from shared.sweep import Sweep
 
@@ -10,7 +11,7 @@ DAY = 86_400
 
 @pytest.fixture
 def sweep(redis, log):
-    return Sweep(redis, log, queue_timeout=60)
+    return Sweep(redis, log, queue_timeout=60, job_timeout=600)
 
 
 @pytest.fixture
@@ -73,3 +74,87 @@ async def test_a_reader_that_comes_back_between_two_sweeps_saves_its_chat(sweep,
     await queue.keep_readers([chat_id])
     await sweep.end_left()
     assert await status(log, chat_id) is Status.QUEUED
+
+
+async def forget_job(redis, chat_id):
+    await redis.delete(keys.WAITING, keys.QUEUE, f"arq:job:{chat_id}:1")
+
+
+async def forget_record(redis, chat_id):
+    await redis.delete(keys.record(chat_id))
+
+
+async def forget_log(redis, chat_id):
+    await redis.delete(keys.log(chat_id))
+
+
+async def end_of(log, chat_id):
+    """The one terminal entry, and that nothing follows it."""
+    *before, last = await log.read(chat_id, START, 100)
+    assert not any(entry.is_terminal for entry in before)
+    return last.payload()
+
+
+@pytest.mark.parametrize("lose", [forget_job, forget_record, forget_log])
+async def test_a_chat_of_which_something_is_lost_ends(sweep, redis, log, chat_id, lose):
+    await lose(redis, chat_id)
+    await sweep.search()
+    assert (await end_of(log, chat_id))["error"]["code"] == "lost"
+    for key in (keys.log(chat_id), keys.record(chat_id)):
+        assert await redis.pttl(key) <= 60_000
+    assert await redis.zcard(keys.WAITING) == await redis.hlen(keys.RUNNING) == 0 or lose is forget_record
+
+
+async def test_a_running_chat_that_is_nobodys_ends(sweep, redis, log, chat_id):
+    await log.claim(chat_id, token="A", worker_id="w", reason="-")
+    await redis.delete(keys.RUNNING)
+    await sweep.search()
+    assert (await end_of(log, chat_id))["error"]["code"] == "lost"
+    assert await status(log, chat_id) is Status.FAILED
+
+
+async def test_a_record_that_missed_its_chats_end_learns_it(sweep, redis, log, chat_id):
+    before = await redis.dump(keys.record(chat_id))
+    await log.seal(chat_id, events.cancelled())
+    await redis.restore(keys.record(chat_id), 0, before, replace=True)
+    await sweep.search()
+    assert await status(log, chat_id) is Status.CANCELLED
+    assert await redis.pttl(keys.record(chat_id)) > 0
+
+
+async def test_a_log_that_lost_its_end_gets_another(sweep, redis, log, chat_id):
+    before = await redis.dump(keys.log(chat_id))
+    await log.seal(chat_id, events.cancelled())
+    await redis.restore(keys.log(chat_id), 0, before, replace=True)
+    await sweep.search()
+    assert (await end_of(log, chat_id))["error"]["code"] == "lost"
+
+
+async def test_chats_in_order_are_left_alone(sweep, redis, log, queue, chat_id):
+    running = NewChat(new_chat_id(), "m", b"{}", "f")
+    await queue.submit(running, 10)
+    await log.claim(running.id, token="A", worker_id="w", reason="-")
+    handed_over = NewChat(new_chat_id(), "m", b"{}", "f")
+    await queue.submit(handed_over, 10)
+    await log.claim(handed_over.id, token="B", worker_id="w", reason="-")
+    await queue.hand_over(handed_over.id, "B", failed=False)
+    await sweep.search()
+    statuses = [await status(log, chat) for chat in (chat_id, running.id, handed_over.id)]
+    assert statuses == [Status.QUEUED, Status.RUNNING, Status.QUEUED]
+
+
+async def test_a_chat_that_runs_far_too_long_fails(sweep, redis, log, chat_id):
+    await log.claim(chat_id, token="A", worker_id="w", reason="-")
+    await redis.hset(keys.record(chat_id), "started", 1)
+    await sweep.search()
+    assert (await end_of(log, chat_id))["error"]["code"] == "job_timeout"
+
+
+async def test_one_search_at_a_time_is_enough(sweep, redis, log, chat_id):
+    await sweep.search()
+    await forget_job(redis, chat_id)
+    await sweep.search()
+    assert await status(log, chat_id) is Status.QUEUED
+    await redis.delete(keys.SEARCH)
+    await sweep.search()
+    assert await status(log, chat_id) is Status.FAILED
