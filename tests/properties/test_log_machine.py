@@ -7,7 +7,15 @@ import fakeredis
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shared import events
 from shared.chat import OnWorkerLoss, new_chat_id
@@ -39,10 +47,12 @@ class LogMachine(RuleBasedStateMachine):
         self.chat_id, self.tokens = new_chat_id(), 0
         self.attempts, self.current = {}, {}
         self.intended, self.sealed_with = {}, None
-        self.policy = OnWorkerLoss.RESTART
-        chat = NewChat(self.chat_id, "m", b"{}", "f", on_worker_loss=self.policy)
-        self.do(self.queue.submit(chat, 10))
         self.seen = []
+
+    @initialize(policy=st.sampled_from(OnWorkerLoss))
+    def submit(self, policy):
+        self.policy = policy
+        self.do(self.queue.submit(NewChat(self.chat_id, "m", b"{}", "f", on_worker_loss=policy), 10))
 
     def teardown(self):
         self.do(self.redis.aclose())
@@ -66,16 +76,32 @@ class LogMachine(RuleBasedStateMachine):
         previous = held.token if held and is_conditional else None
         for _ in range(1 + is_sent_twice):
             result = self.do(self.log.claim(self.chat_id, token=token, worker_id=worker, reason="-", previous=previous))
-        assert not isinstance(result, Refused | Gone)
+        assert not isinstance(result, Gone)
         self.note_seal(result)
         if previous and held.is_fenced:
             assert isinstance(result, Fenced | Sealed)
+        if isinstance(result, Refused):
+            assert self.policy is OnWorkerLoss.FAIL
+            assert self.has_chunks
+            self.fence_all()
+            self.current.pop(worker, None)
+            self.note_seal(self.do(self.log.seal(self.chat_id, events.error(token, "t", None), only_token=token)))
+            assert self.sealed_with is not None
         if isinstance(result, Claimed):
+            assert not (self.has_chunks and self.policy is OnWorkerLoss.FAIL)
+            assert result.continues == (self.has_chunks and self.policy is OnWorkerLoss.CONTINUE)
             assert result.attempt == len(self.intended) + 1
-            for other in self.attempts.values():
-                other.is_fenced = True
+            self.fence_all()
             self.current[worker] = self.attempts[token] = Attempt(token, result.attempt)
             self.intended[result.attempt] = self.attempts[token].values
+
+    @property
+    def has_chunks(self):
+        return any(entry.is_chunk for entry in self.entries())
+
+    def fence_all(self):
+        for attempt in self.attempts.values():
+            attempt.is_fenced = True
 
     @precondition(lambda self: self.current)
     @rule(worker=WORKERS, count=st.integers(1, 4), is_reply_lost=st.booleans())
@@ -122,6 +148,15 @@ class LogMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data())
+    def give_up(self, data):
+        attempt = data.draw(st.sampled_from(sorted(self.attempts.values(), key=lambda a: a.token)))
+        result = self.do(self.log.seal(self.chat_id, events.error("-", "t", None), only_token=attempt.token))
+        if attempt.is_fenced and self.sealed_with is None:
+            assert isinstance(result, Fenced)
+        self.note_seal(result)
+
+    @precondition(lambda self: self.attempts)
+    @rule(data=st.data())
     def hand_over(self, data):
         attempt = data.draw(st.sampled_from(sorted(self.attempts.values(), key=lambda a: a.token)))
         result = self.do(self.queue.hand_over(self.chat_id, attempt.token, failed=True))
@@ -160,6 +195,15 @@ class LogMachine(RuleBasedStateMachine):
                 assert self.intended[entry.id.attempt][entry.id.seq - 1] == entry.value
             else:
                 assert entry.id == (TERMINAL if entry.is_terminal else EntryId(before.id.attempt + 1, 0))
+
+    @invariant()
+    def an_attempt_restarts_only_what_there_is(self):
+        has_chunks = False
+        for entry in self.entries():
+            if entry.id.seq == 0:
+                supersedes = has_chunks and self.policy is OnWorkerLoss.RESTART
+                assert entry.value[:1] == (b"R" if supersedes else b"S")
+            has_chunks |= entry.is_chunk
 
     @invariant()
     def a_terminal_entry_once_told_stays_the_only_one(self):
