@@ -16,7 +16,8 @@ An id names no owner, though, and two attempts of one number would share ids; an
 *below* what the writer was told is stored, where XADD would happily leave a hole. So all writing goes through the
 scripts below, which also check that the record's claim token is the writer's and that the top is the batch's
 predecessor. Every script is atomic and idempotent: sent again after a lost reply, it changes nothing and answers the
-same, or tells the writer from where to go on. Hence:
+same, or tells the writer from where to go on. (A full server refuses a script in the middle, at the first command that
+may take memory; so that is always the first that changes anything.) Hence:
 
 * at any time at most one token can append, and claiming replaces it: the later claim wins, the earlier is fenced;
 * a log is a sequence without holes, up to its top, always;
@@ -74,11 +75,13 @@ end
 -- What follows from the terminal entry `value`. The record's idempotency key lives as long as the record, and is known
 -- only from it.
 local function conclude(record, log, running, waiting, chat, value, retention)
+  local attempt = redis.call('HGET', record, 'attempt')
+  if attempt then
+    redis.call('HSET', record, 'status', STATUS[string.sub(value, 1, 1)], 'finished', now_ms())
+  end
   redis.call('PEXPIRE', log, retention)
   redis.call('HDEL', running, chat)
-  local attempt = redis.call('HGET', record, 'attempt')
   if not attempt then return end
-  redis.call('HSET', record, 'status', STATUS[string.sub(value, 1, 1)], 'finished', now_ms())
   redis.call('ZREM', waiting, chat .. ':' .. string.format('%.0f', attempt + 1))
   redis.call('PEXPIRE', record, retention)
   local idempotency = redis.call('HGET', record, 'idempotency')
@@ -113,9 +116,9 @@ if owner ~= token then
   if has_chunks and on_worker_loss ~= 'continue' then
     begin = 'R' .. cjson.encode({reason = reason, token = token})
   end
-  redis.call('ZREM', waiting, chat .. ':' .. (attempt + 1))
   redis.call('HSETNX', record, 'started', now_ms())
   redis.call('HSET', record, 'token', token, 'attempt', attempt + 1, 'worker', worker, 'status', 'running')
+  redis.call('ZREM', waiting, chat .. ':' .. (attempt + 1))
   redis.call('HINCRBY', record, 'failures', failed)
   redis.call('HSET', running, chat, worker)
   if has_chunks and on_worker_loss == 'fail' then
