@@ -37,7 +37,7 @@ lint: ## check style, types and which package imports which
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-bench: ## measure throughput and latency
+bench: ## measure throughput and latency; ARGS=slow-readers or first-minute picks another benchmark
 	@$(DEV)
 	@$(PY) -m bench $(ARGS)
 

@@ -1,7 +1,14 @@
-"""A stream as an ASGI response: frames as they come, keep-alives when idle, an end when the client has left."""
+"""A stream as an ASGI response: frames as they come, keep-alives when idle, an end when the client has left.
+
+A client that stops reading is worth no more than one write of memory, and not for ever. ASGI's `send` bounds neither:
+uvicorn queues 64 KiB before it waits, which take 1 MB if they are a thousand small frames, and then it waits without
+end. So we go by the connection below: nothing more is taken from the follower before the client has taken what was
+written, and a client that takes nothing for `PIROPIRO_WRITE_TIMEOUT` is cut. If it comes back, it resumes where it was.
+"""
 
 import asyncio
 import logging
+from typing import cast
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -13,12 +20,16 @@ from shared.connect import FAILURES
 logger = logging.getLogger(__name__)
 
 _RETRY = 0.2
+_LOOK = 1.0
 
 
 class StreamResponse(Response):
-    """Sends what a follower gives until its end, and closes the follower in any case."""
+    """Sends what a follower gives until its end, and closes the follower in any case.
 
-    def __init__(self, chat_id: str, follower: Follower, keepalive: float) -> None:
+    `keepalive` and `write_timeout` are in seconds: without an event, and without the client's taking anything.
+    """
+
+    def __init__(self, chat_id: str, follower: Follower, keepalive: float, write_timeout: float) -> None:
         super().__init__(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -31,29 +42,23 @@ class StreamResponse(Response):
         del self.headers["content-length"]
         self._follower = follower
         self._keepalive = keepalive
+        self._write_timeout = write_timeout
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(self._await_disconnect(receive))
         try:
-            await self._send_all(send)
+            await self._send_all(_Client(send, _connection(receive), self._follower, self._write_timeout))
         finally:
             leaving.cancel()
             self._follower.close()
 
-    async def _send_all(self, send: Send) -> None:
-        async def write(frames: bytes, *, more: bool = True) -> None:
-            try:
-                await send({"type": "http.response.body", "body": frames, "more_body": more})
-            except RuntimeError as error:  # uvloop's, where the client left with further requests pipelined
-                logger.debug("client gone: %s", error)
-                self._follower.close()
-
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        # Proxies and clients see the headers before there is a first event.
-        await write(b"")
+    async def _send_all(self, client: "_Client") -> None:
+        await client.start(self.raw_headers)
         while (frames := await self._next()) is not None:
-            await write(frames)
-        await write(b"", more=False)
+            await client.write(frames)
+            del frames  # which may be long in the taking
+            await client.until_taken()
+        await client.end()
 
     async def _next(self) -> bytes | None:
         try:
@@ -70,3 +75,61 @@ class StreamResponse(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
         self._follower.close()
+
+
+class _Client:
+    """The far end of a response: written to no faster than it reads, cut when it does not read at all."""
+
+    def __init__(
+        self, send: Send, connection: asyncio.WriteTransport | None, follower: Follower, write_timeout: float
+    ) -> None:
+        self._send = send
+        self._connection = connection
+        self._follower = follower
+        self._write_timeout = write_timeout
+        if connection is not None:
+            connection.set_write_buffer_limits(high=0)
+
+    async def start(self, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        # Proxies and clients see the headers before there is a first event.
+        await self._send_body(b"")
+
+    async def write(self, frames: bytes) -> None:
+        await self._send_body(frames)
+
+    async def until_taken(self) -> None:
+        """Return when the client has taken what was written; cut it if it takes nothing for too long."""
+        connection, patience = self._connection, self._write_timeout
+        if connection is None:
+            return
+        left = connection.get_write_buffer_size()
+        while left:
+            try:
+                async with asyncio.timeout(_LOOK):
+                    await self._send_body(b"")
+            except TimeoutError:
+                before, left = left, connection.get_write_buffer_size()
+                patience = self._write_timeout if left < before else patience - _LOOK
+                if patience <= 0 or (left >= before and self._follower.is_over):
+                    logger.info("cutting a client that does not read")
+                    connection.abort()
+                    return
+            else:
+                return
+
+    async def end(self) -> None:
+        await self._send_body(b"", more=False)
+
+    async def _send_body(self, frames: bytes, *, more: bool = True) -> None:
+        try:
+            await self._send({"type": "http.response.body", "body": frames, "more_body": more})
+        except RuntimeError as error:  # uvloop's, where the client left with further requests pipelined
+            logger.debug("client gone: %s", error)
+            self._follower.close()
+
+
+def _connection(receive: Receive) -> asyncio.WriteTransport | None:
+    """The transport below uvicorn's `receive`, which ASGI has no word for; None under another server."""
+    cycle = getattr(receive, "__self__", None)
+    return cast("asyncio.WriteTransport | None", getattr(cycle, "transport", None))

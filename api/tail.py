@@ -10,8 +10,9 @@ if its predecessor is something the tail has not seen, the tail reads the stream
 every resubscription and after some seconds of silence. So `top` only ever advances over entries without a hole.
 
 A follower is a position. Within the ring it takes what follows from there; below `base` (a late reader, or one too slow
-for the ring) it reads pages of the stream itself until it is in the ring again. Hence slow followers cost no memory
-beyond their transport's buffer, and delay nobody.
+for the ring) it reads pages of the stream itself until it is in the ring again. It keeps nothing of a page but what one
+write takes, and a ring is the larger the more followers share it. Hence a slow follower costs no memory beyond its
+share of the ring and the one write that its client does not take, and delays nobody.
 """
 
 import asyncio
@@ -33,8 +34,15 @@ logger = logging.getLogger(__name__)
 
 _RING_ENTRIES = 512
 _RING_BYTES = 262_144
+_SHARE_ENTRIES = 64
+_SHARE_BYTES = 16_384
+"""What a ring may grow by for each follower: one that has few is not worth much memory, they can read pages."""
+
 _PAGE = 512
-_FIRST_PAGE = 32
+_FIRST_PAGE = 8
+_PAGE_GROWTH = 4
+"""How many times as many entries a page may have as the one before: small ones do not tell how large the next are."""
+
 _WRITE_BYTES = 65_536
 _SILENCE = 10.0
 """Seconds without a publication after which a tail looks into the stream."""
@@ -74,10 +82,14 @@ class Follower:
         self._format = format_
         self._waiter: asyncio.Future[None] | None = None
         self._place_told: Place | None = None
-        self._page: Sequence[Item] = ()
         self._page_count = _FIRST_PAGE
         self.position = after
         self.is_closed = False
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more comes, whether or not the log has ended."""
+        return self.is_closed or self._tail.is_closed
 
     async def next(self, patience: float) -> bytes | Place | None:
         """What to send next: frames, a new place in the queue, or None when the stream is over.
@@ -89,7 +101,7 @@ class Follower:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
-        while not (self.is_closed or self._tail.is_closed or self.position == TERMINAL):
+        while not (self.is_over or self.position == TERMINAL):
             frames = await self._advance()
             if frames:
                 return frames
@@ -102,11 +114,11 @@ class Follower:
         return None
 
     async def _advance(self) -> bytes | None:
-        """Take what follows the position; None if nothing does yet."""
-        items = self._page or self._tail.items_after(self.position)
+        """Take what follows the position, about as much as one write shall have; None if nothing does yet."""
+        items = self._tail.items_after(self.position)
         if items is None:
             items = await self._read_page()
-        if not items:
+        elif not items:
             return None
         frames, size = list[bytes](), 0
         for item in items:
@@ -116,20 +128,18 @@ class Follower:
             self.position = item.entry.id
             if size >= _WRITE_BYTES:
                 break
-        if self._page:
-            self._page = self._page[len(frames) :]
         return b"".join(frames)
 
     async def _read_page(self) -> Sequence[Item]:
-        """The next entries from the stream: about as many as one write takes, and none read twice."""
+        """The next entries from the stream, about as many as one write takes."""
         entries = await self._tail.read(self.position, self._page_count)
         if entries:
             average = sum(len(entry.value) for entry in entries) // len(entries)
-            self._page_count = min(_PAGE, max(1, _WRITE_BYTES // (average + 1)))
+            fitting = max(1, _WRITE_BYTES // (average + 1))
+            self._page_count = min(_PAGE, _PAGE_GROWTH * self._page_count, fitting)
         else:
             self._tail.close()  # the log is past its retention
-        self._page = [Item(entry) for entry in entries]
-        return self._page
+        return [Item(entry) for entry in entries]
 
     async def _wait(self, deadline: float) -> bool:
         """Sleep until `wake`; False if `deadline` came first."""
@@ -274,25 +284,29 @@ class Tail:
     def _extend(self, entries: list[Entry]) -> None:
         if not entries:
             return
+        readers = len(self.followers)
+        self._trim(min(_RING_ENTRIES, readers * _SHARE_ENTRIES), min(_RING_BYTES, readers * _SHARE_BYTES))
         self._ids += [entry.id for entry in entries]
         self._items += [Item(entry) for entry in entries]
         self._bytes += sum(len(entry.value) for entry in entries)
         self._top = entries[-1].id
-        if len(self._ids) > 2 * _RING_ENTRIES or self._bytes > 2 * _RING_BYTES:
-            self._trim()
+        self._trim(_RING_ENTRIES, _RING_BYTES)
         self.place = None
         self._wake()
 
-    def _trim(self) -> None:
+    def _trim(self, most: int, most_bytes: int) -> None:
         """Forget the oldest entries; done seldom, for many at once."""
-        drop, size = max(0, len(self._ids) - _RING_ENTRIES), 0
+        if len(self._ids) <= 2 * most and self._bytes <= 2 * most_bytes:
+            return
+        drop = max(0, len(self._ids) - most)
         size = sum(len(item.entry.value) for item in self._items[:drop])
-        while drop < len(self._ids) - 1 and self._bytes - size > _RING_BYTES:
+        while drop < len(self._ids) - 1 and self._bytes - size > most_bytes:
             size += len(self._items[drop].entry.value)
             drop += 1
-        self._base = self._ids[drop - 1]
-        self._bytes -= size
-        del self._ids[:drop], self._items[:drop]
+        if drop:
+            self._base = self._ids[drop - 1]
+            self._bytes -= size
+            del self._ids[:drop], self._items[:drop]
 
     def _wake(self) -> None:
         for follower in self.followers:

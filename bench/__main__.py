@@ -7,11 +7,11 @@ import sys
 
 import uvloop
 
-from bench import first_minute, queue
+from bench import first_minute, queue, slow_readers
 from bench.client import ApiFailed
 from bench.processes import StartFailed
 
-BENCHMARKS = {"queue": queue.run, "first-minute": first_minute.run}
+BENCHMARKS = {"queue": queue.run, "first-minute": first_minute.run, "slow-readers": slow_readers.run}
 
 
 def main() -> int:

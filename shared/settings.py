@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     max_jobs: Count = Field(200, validation_alias=AliasChoices("PIROPIRO_MAX_JOBS"))
     retention: Seconds = Field(3600, validation_alias=AliasChoices("PIROPIRO_RETENTION"))
     keepalive: Seconds = Field(15, validation_alias=AliasChoices("PIROPIRO_KEEPALIVE"))
+    write_timeout: Seconds = Field(60, validation_alias=AliasChoices("PIROPIRO_WRITE_TIMEOUT"))
     max_body: Bytes = Field(1_048_576, validation_alias=AliasChoices("PIROPIRO_MAX_BODY"))
     max_queue: Count = Field(1000, validation_alias=AliasChoices("PIROPIRO_MAX_QUEUE"))
     max_attempts: Count = Field(3, validation_alias=AliasChoices("PIROPIRO_MAX_ATTEMPTS"))

@@ -188,7 +188,7 @@ async def _follow(
     if leaves:
         await deps.queue.keep_readers([chat_id])
     follower = deps.tails.follow(chat_id, after, format_, cancels_when_left=leaves)
-    return StreamResponse(chat_id, follower, deps.settings.keepalive)
+    return StreamResponse(chat_id, follower, deps.settings.keepalive, deps.settings.write_timeout)
 
 
 async def _describe(deps: Services, chat_id: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 from contextlib import asynccontextmanager
 
 import pytest
@@ -219,6 +220,50 @@ async def test_ring_bytes_are_bounded(monkeypatch):
     for _ in range(100):
         replica.write(["x" * 300])
     assert replica.listener._bytes <= 2000
+    follower.close()
+
+
+async def test_a_ring_that_few_followers_share_is_small():
+    few, many = Replica(), Replica()
+    followers = [few.follow(), *(many.follow() for _ in range(20))]
+    for replica in (few, many):
+        replica.listener.on_subscribed()
+        await settle()
+        for n in range(600):
+            replica.write([f"w{n}"])
+    assert len(few.listener._items) <= 2 * tail_module._SHARE_ENTRIES + 1
+    assert len(many.listener._items) == 600
+    for follower in followers:
+        follower.close()
+
+
+async def test_a_long_publication_reaches_waiting_followers_without_a_read():
+    replica = Replica()
+    async with reading(replica) as (received, _):
+        replica.listener.on_subscribed()
+        await settle()
+        reads = replica.log.reads
+        for _ in range(5):
+            replica.write(["x"] * 400)
+            await settle()
+        assert received == replica.frames()
+        assert replica.log.reads == reads
+
+
+async def test_a_late_reader_keeps_nothing_of_the_pages_it_reads():
+    replica = Replica()
+    replica.write(["s"] * 1000 + ["x" * 100_000] * 40)
+    follower = replica.follow()
+    replica.listener.on_subscribed()
+    await settle()
+    received = b""
+    gc.collect()
+    while len(received) < len(replica.frames()):
+        frames = await follower.next(60)
+        assert len(frames) < tail_module._WRITE_BYTES + 100_200
+        assert not any(isinstance(thing, tail_module.Item) for thing in gc.get_objects())
+        received += frames
+    assert received == replica.frames()
     follower.close()
 
 

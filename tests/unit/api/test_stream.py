@@ -1,0 +1,155 @@
+"""A stream's response under a real uvicorn, with followers that are fakes."""
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import uvicorn
+from harness.polling import wait_until
+
+from api import stream as stream_module
+from api.stream import StreamResponse
+
+FRAME = b"data: %d\n\n" % (10**90)
+KEPT_BY_THE_KERNEL = 8 << 20
+
+
+class FakeFollower:
+    """Gives frame after frame, as many as it has."""
+
+    def __init__(self, frame=FRAME, count=10**9):
+        self.frame, self.count = frame, count
+        self.taken = 0
+        self.is_over = False
+
+    async def next(self, _patience):
+        await asyncio.sleep(0)
+        if self.is_over or self.taken == self.count:
+            return None
+        self.taken += 1
+        return self.frame
+
+    def close(self):
+        self.is_over = True
+
+
+@asynccontextmanager
+async def serving(follower, write_timeout=60):
+    """A server that answers with the follower's stream, and its port."""
+
+    async def app(scope, receive, send):
+        await StreamResponse("chat_abc", follower, 60, write_timeout)(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+    server.install_signal_handlers = lambda: None
+    listener = socket.create_server(("127.0.0.1", 0))
+    task = asyncio.create_task(server._serve([listener]))
+    try:
+        await wait_until(lambda: server.started)
+        yield server, listener.getsockname()[1]
+    finally:
+        server.should_exit = server.force_exit = True
+        await task
+
+
+@asynccontextmanager
+async def asking(port):
+    """A client that has asked for the stream, and takes small segments, as on a network."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", port))
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        yield client
+
+
+async def stopped(follower):
+    """Wait until no more is taken from the follower."""
+    seen = -1
+
+    def is_still():
+        nonlocal seen
+        before, seen = seen, follower.taken
+        return before == seen
+
+    await wait_until(lambda: follower.taken > 0)
+    for _ in range(5):
+        await wait_until(is_still)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    monkeypatch.setattr(stream_module, "_LOOK", 0.05)
+
+
+@pytest.mark.parametrize("size", [100, 60_000])
+async def test_one_write_is_kept_for_a_client_that_stops_reading_however_small_or_large(size):
+    follower = FakeFollower(b"x" * size)
+    async with serving(follower) as (server, port), asking(port):
+        await stopped(follower)
+        (connection,) = server.server_state.connections
+        assert 0 < connection.transport.get_write_buffer_size() < size + 20
+        assert follower.taken * size < KEPT_BY_THE_KERNEL
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_client_that_takes_nothing_for_long_is_cut_and_its_follower_closed():
+    follower = FakeFollower()
+    async with serving(follower, write_timeout=0.3) as (server, port), asking(port):
+        await wait_until(lambda: follower.is_over)
+        await wait_until(lambda: not server.server_state.connections and not server.server_state.tasks)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_client_that_reads_a_little_now_and_then_gets_everything():
+    follower = FakeFollower(b"~" * 1000, 1000)
+    loop, received = asyncio.get_running_loop(), bytearray()
+    async with serving(follower, write_timeout=0.3) as (_, port), asking(port) as client:
+        while not received.endswith(b"\r\n0\r\n\r\n"):
+            received += await loop.sock_recv(client, 20_000)
+            await asyncio.sleep(0.01)
+    assert received.count(b"~") == 1_000_000
+
+
+async def test_a_stopped_client_does_not_hold_up_the_end_of_the_replica(monkeypatch):
+    monkeypatch.setattr(stream_module, "_LOOK", 0.05)
+    follower = FakeFollower()
+    async with serving(follower) as (server, port), asking(port):
+        await stopped(follower)
+        assert server.server_state.connections
+        follower.is_over = True
+        await wait_until(lambda: not server.server_state.connections)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_an_idle_stream_is_not_cut():
+    follower = FakeFollower(count=0)
+    more = asyncio.Event()
+
+    async def wait(_patience):
+        await more.wait()
+
+    follower.next = wait
+    async with serving(follower, write_timeout=0.3) as (server, port), asking(port):
+        await wait_until(lambda: server.server_state.connections)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(more.wait(), 0.6)
+        assert server.server_state.connections
+        more.set()
+
+
+async def test_another_server_without_a_connection_of_its_own_is_served_too():
+    sent = []
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    await StreamResponse("chat_abc", FakeFollower(b"frame", 2), 60, 60)({}, receive, send)
+    assert b"".join(message.get("body", b"") for message in sent) == b"frameframe"
+    assert sent[-1]["more_body"] is False
