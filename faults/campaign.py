@@ -2,21 +2,23 @@
 
 import asyncio
 import json
+import math
 import time
+import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 from faults.chats import ChatPlan
 from faults.checker import Column, Finding, check
-from faults.clients import Clients, World
+from faults.clients import COLLECTING, Clients, World
 from faults.evidence import Evidence, to_json
 from faults.probe import probe
 from faults.report import counts, report
 from faults.schedule import Fault
-from faults.stack import PRODUCT, running_stack
+from faults.stack import PRODUCT, Stack, running_stack
 from faults.sweep import digest, sweep
 from faults.tally import Tally
 from faults.weather import Weather
@@ -26,6 +28,12 @@ SETTLE = 75.0
 
 TIDY = 20.0
 """Seconds after the last chat's end within which nothing must be left of any."""
+
+OPEN_AT_ONCE = 250
+"""Chats that may be open at the same time, so that the campaign stays bounded when the product is slow."""
+
+_SWEEPING = 60.0
+"""Seconds that the sweep may take besides."""
 
 _PROGRESS = 5.0
 _AROUND = 30.0
@@ -46,7 +54,14 @@ class Plan:
     settle: float = SETTLE
     tidy: float = TIDY
     product: Sequence[str] = PRODUCT
+    settings: Mapping[str, str] = field(default_factory=dict)
+    open_at_once: int = OPEN_AT_ONCE
     is_quiet: bool = False
+
+    @property
+    def longest(self) -> float:
+        """Seconds from the first chat to the end, whatever happens."""
+        return self.seconds + self.settle + COLLECTING + 2 * self.tidy + _SWEEPING
 
 
 @dataclass
@@ -76,27 +91,41 @@ async def run(plan: Plan, folder: Path, *, keep: int = 0) -> Outcome:
         StartFailed: the product did not start.
     """
     async with running_stack(
-        folder, Random(f"{plan.seed}/proxies"), apis=plan.apis, workers=plan.workers, product=plan.product
+        folder,
+        Random(f"{plan.seed}/proxies"),
+        apis=plan.apis,
+        workers=plan.workers,
+        product=plan.product,
+        settings=plan.settings,
     ) as stack:
         tally = Tally()
         world = World(stack, tally, f"s{plan.seed}", plan.seed, time.monotonic() + plan.seconds + plan.settle)
         weather = Weather(stack, tally)
         campaign = _Campaign(plan, world, weather, folder, keep)
-        beside = [asyncio.create_task(task) for task in (campaign.show_progress(), probe(stack, tally))]
+        beside = [asyncio.create_task(task) for task in (campaign.watch(), probe(stack, tally))]
         try:
             await campaign.run()
         finally:
             for task in beside:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            ends = await asyncio.gather(*beside, return_exceptions=True)
             await weather.close()
-        failed_starts, crashes = _sort(crash for place in stack.places for crash in place.crashes)
-        tally.failed_starts = len(failed_starts)
-        campaign.findings += [Finding(Column.PROCESS, crash.partition(" ")[0], crash) for crash in crashes]
-        campaign.findings += [Finding(Column.PROCESS, name, "SIGTERM did not end it") for name in tally.unstopped]
-        (folder / "schedule.txt").write_text("".join(f"{at:.3f} {what}\n" for at, what in weather.history))
-        (folder / "findings.txt").write_text("".join(f"{finding}\n" for finding in campaign.findings))
+            campaign.findings += _beside_chats(stack, tally)
+            campaign.findings += [Finding(Column.PROCESS, "faults", repr(e)) for e in ends if isinstance(e, Exception)]
+            (folder / "schedule.txt").write_text("".join(f"{at:.3f} {what}\n" for at, what in weather.history))
+            (folder / "findings.txt").write_text("".join(f"{finding}\n" for finding in campaign.findings))
         return Outcome(tally, campaign.findings, list(campaign.kept))
+
+
+def _beside_chats(stack: Stack, tally: Tally) -> list[Finding]:
+    """What went wrong that was no chat's."""
+    failed_starts, crashes = _sort(crash for place in stack.places for crash in place.crashes)
+    tally.failed_starts = len(failed_starts)
+    return [
+        *(Finding(Column.PROCESS, crash.partition(" ")[0], crash) for crash in crashes),
+        *(Finding(Column.PROCESS, name, "SIGTERM did not end it") for name in tally.unstopped),
+        *(Finding(Column.SLOW, f"POST {number}", late) for number, late in enumerate(tally.late)),
+    ]
 
 
 def _sort(ends: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -105,6 +134,10 @@ def _sort(ends: Iterable[str]) -> tuple[list[str], list[str]]:
     for end in ends:
         (failed_starts if _FAILED_START in end.rpartition(" | ")[2] else crashes).append(end)
     return failed_starts, crashes
+
+
+def _open_descriptors() -> int:
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 class _Campaign:
@@ -123,24 +156,61 @@ class _Campaign:
         self._began = time.monotonic()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._weather.run(self._plan.schedule))
-            for chat in self._plan.chats:
-                await asyncio.sleep(self._began + chat.at - time.monotonic())
-                self._world.tally.chats += 1
-                group.create_task(self._run_chat(chat))
+        try:
+            async with asyncio.timeout(self._plan.longest):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._weather.run(self._plan.schedule))
+                    await self._begin_chats(group)
+                await self._sweep()
+        except TimeoutError:
+            self._find(Column.STUCK, "the campaign", f"did not end within {self._plan.longest:.0f} s")
+
+    async def _begin_chats(self, group: asyncio.TaskGroup) -> None:
+        """Begin each chat at its moment, or later, when there is room; but not so late that it could not end."""
+        room, tally = asyncio.Semaphore(self._plan.open_at_once), self._world.tally
+        for number, chat in enumerate(self._plan.chats):
+            await asyncio.sleep(self._began + chat.at - time.monotonic())
+            tally.waited += room.locked()
+            try:
+                async with asyncio.timeout(self._world.give_up - self._plan.settle / 2 - time.monotonic()):
+                    await room.acquire()
+            except TimeoutError:
+                missing = len(self._plan.chats) - number
+                self._find(Column.STUCK, "all others", f"{missing} chats could not begin: those before did not end")
+                return
+            tally.chats += 1
+            group.create_task(self._run_chat(chat, room))
+
+    async def _sweep(self) -> None:
         found, self._world.tally.orphans = await sweep(self._world.stack, self._checked, self._keyed, self._plan.tidy)
         self.findings += found
 
-    async def _run_chat(self, plan: ChatPlan) -> None:
-        evidence = await Clients(plan, self._world).run()
-        findings = check(evidence)
-        self._count(evidence)
+    def _find(self, column: Column, chat: str, detail: str) -> None:
+        self.findings.append(Finding(column, chat, detail))
+
+    async def _run_chat(self, plan: ChatPlan, room: asyncio.Semaphore) -> None:
+        tally = self._world.tally
+        tally.open_chats += 1
+        tally.most_open = max(tally.most_open, tally.open_chats)
+        clients = Clients(plan, self._world)
+        try:
+            await clients.run()
+            findings = self._judge(clients.evidence)
+        except Exception as error:  # noqa: BLE001  # the product said what nobody thought of: a finding, not our end
+            findings = [Finding(Column.WRONG, plan.label, f"cannot be judged: {traceback.format_exception(error)}")]
+        finally:
+            tally.open_chats -= 1
+            room.release()
         if findings:
             self.findings += findings
-            self._dump(evidence, findings)
+            self._dump(clients.evidence, findings)
         elif self.kept.maxlen:
-            self.kept.append(evidence)
+            self.kept.append(clients.evidence)
+
+    def _judge(self, evidence: Evidence) -> list[Finding]:
+        evidence.disturbed = self._weather.disturbed()
+        self._count(evidence)
+        return check(evidence)
 
     def _count(self, evidence: Evidence) -> None:
         tally = self._world.tally
@@ -152,6 +222,8 @@ class _Campaign:
             self._keyed[f"{self._world.run}/{evidence.plan.label}"] = evidence.chat_id
         tally.restarts += max(0, sum(value[:1] in (b"S", b"R") for _, value in evidence.entries) - 1)
         last = evidence.entries[-1][1] if evidence.entries else b""
+        if evidence.left_at is not None and last[:1] == b"X":
+            tally.lefts.append(max(0.0, evidence.chat.get("finished_at", math.inf) - evidence.left_at))
         match last[:1]:
             case b"D":
                 tally.ends["done"] += 1
@@ -178,15 +250,19 @@ class _Campaign:
         path = self._folder / f"{evidence.plan.label}.json"
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
 
-    async def show_progress(self) -> None:
-        """One line every few seconds; ends only by cancellation."""
-        while not self._plan.is_quiet:
+    async def watch(self) -> None:
+        """Count descriptors, and print one line, every few seconds; ends only by cancellation."""
+        while True:
             await asyncio.sleep(_PROGRESS)
             tally = self._world.tally
-            bad = ", ".join(f"{count} {column}" for column, count in counts(self.findings).items() if count)
-            print(
-                f"{time.monotonic() - self._began:5.0f} s: {tally.ended} of {tally.chats} chats ended"
-                f" ({len(self._plan.chats)} planned), {tally.readers} readers, {tally.resumes} resumes,"
-                f" {sum(tally.faults.values())} faults; {bad or 'nothing wrong'}",
-                flush=True,
-            )
+            tally.most_descriptors = max(tally.most_descriptors, _open_descriptors())
+            if not self._plan.is_quiet:
+                print(self._progress(tally), flush=True)
+
+    def _progress(self, tally: Tally) -> str:
+        bad = ", ".join(f"{count} {column}" for column, count in counts(self.findings).items() if count)
+        return (
+            f"{time.monotonic() - self._began:5.0f} s: {tally.ended} of {tally.chats} chats ended"
+            f" ({len(self._plan.chats)} planned), {tally.readers} readers, {tally.resumes} resumes,"
+            f" {sum(tally.faults.values())} faults; {bad or 'nothing wrong'}"
+        )

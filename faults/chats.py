@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from faults.settings import STALL_TIMEOUT
 
 _LONGEST = 10.0
+_LEFT_DELTAS, _LEFT_INTERVAL = 300, 0.2
+"""Of a chat that all readers leave: it would go on for a minute if nobody noticed."""
+
 _SCRAPS = ("ピロ", " tick", "\n", "\r\n", "é", "🐦", " ", "\n\n", "\r", "data: x", "id: 1", ":", "\t", '"', "\\")
 _FAULTS = ("cut", "stall", "truncate", "error", "done_without_finish", "garbage", "status")
 FINAL_STATUS = 400
@@ -55,6 +58,8 @@ class ChatPlan:
     """Seconds after the first POST at which a second one with the same key goes to another replica, come what may."""
     cancel: CancelPlan | None
     readers: tuple[ReaderPlan, ...] = field(default=())
+    left: float | None = None
+    """Seconds after the chat's id is known at which all readers leave, to come back when it has ended."""
 
     @property
     def label(self) -> str:
@@ -68,7 +73,10 @@ class ChatPlan:
 
     @property
     def failing_requests(self) -> int | None:
-        """How many of the upstream's answers cannot be complete: the first so many; None: all of them."""
+        """How many of the upstream's answers cannot be complete: the first so many; None: all of them.
+
+        But for a cut that is due beyond the last delta: it comes after the finish_reason.
+        """
         if self.fault is None or (self.fault["kind"] == "stall" and self.fault["seconds"] < STALL_TIMEOUT):
             return 0
         times: int | None = self.fault.get("times")
@@ -105,7 +113,7 @@ def _make_chat(random: Random, number: int, at: float) -> ChatPlan:
     ttft = random.choice((0.0, 0.1, random.uniform(0.0, 0.6)))
     duration = ttft + length * interval
     is_keyed = random.random() < 0.5
-    return ChatPlan(
+    chat = ChatPlan(
         number=number,
         at=round(at, 3),
         deltas=tuple(f"{position}{random.choice(_SCRAPS)}" for position in range(length)),
@@ -120,6 +128,14 @@ def _make_chat(random: Random, number: int, at: float) -> ChatPlan:
         cancel=_make_cancel(random, duration) if random.random() < 0.15 else None,
         readers=tuple(_make_reader(random, duration, is_first=index == 0) for index in range(_readers(random))),
     )
+    return _make_left(chat, round(random.uniform(0.5, 3.0), 3)) if random.random() < 0.04 else chat
+
+
+def _make_left(chat: ChatPlan, left: float) -> ChatPlan:
+    deltas = tuple(f"{position} " for position in range(_LEFT_DELTAS))
+    return replace(
+        chat, deltas=deltas, interval=_LEFT_INTERVAL, fault=None, cancel=None, on_disconnect="cancel", left=left
+    )
 
 
 def _readers(random: Random) -> int:
@@ -133,7 +149,7 @@ def _make_fault(random: Random, length: int) -> dict[str, Any]:
         fault["status"] = random.choice((500, 500, 429, FINAL_STATUS))
         fault["retry_after"] = 0.1
     else:
-        fault["after"] = random.randint(0, length)
+        fault["after"] = random.randint(0, length + (kind == "cut"))  # beyond: after the finish_reason
     if kind == "stall":
         fault["seconds"] = random.choice((1.0, 600.0))
     if random.random() < 0.75:

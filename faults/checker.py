@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from faults.evidence import TERMINAL_ID, Evidence, View
-from faults.settings import MAX_ATTEMPTS, UPSTREAM_RETRIES
+from faults.evidence import TERMINAL_ID, Evidence, Span, View
+from faults.settings import LEFT_LIMIT, MAX_ATTEMPTS, READ_FOR, UPSTREAM_RETRIES
 from faults.sse import Event
 
 _CHUNKS = (b"c", b"d", b"t")
@@ -42,6 +42,8 @@ class Column(StrEnum):
     TERMINALS = "two terminals"
     END = "wrong end"
     TWICE = "generated twice"
+    LEAVING = "wrong when left"
+    SLOW = "POST answered too late"
     LEFT = "left over"
     PROCESS = "crashed or unstoppable"
 
@@ -86,6 +88,7 @@ def _problems(evidence: Evidence) -> Iterator[_Problem]:
         yield from _check_text(evidence)
         yield from _check_end(evidence)
         yield from _check_description(evidence)
+        yield from _check_leaving(evidence)
     for view in evidence.views:
         yield from _named(view.reader, _check_view(view, evidence))
 
@@ -260,7 +263,7 @@ def _check_end(evidence: Evidence) -> Iterator[_Problem]:
         case b"X":
             if not evidence.cancels_sent and plan.on_disconnect != "cancel":
                 yield Column.END, "cancelled, though nobody asked for it"
-        case b"D":
+        case b"D" if not _is_cut_behind_the_end(evidence):
             if failing is None:
                 yield Column.END, f"done, though the upstream never finished an answer ({plan.fault})"
             elif evidence.requests is not None and evidence.requests <= failing:
@@ -273,6 +276,22 @@ def _check_end(evidence: Evidence) -> Iterator[_Problem]:
     for status in evidence.cancel_statuses:
         if status != end:
             yield Column.END, f"a cancel was answered with {status}, and the chat ended as {end}"
+
+
+def _is_cut_behind_the_end(evidence: Evidence) -> bool:
+    """Whether the last attempt's cut, if it had one, came after the finish_reason.
+
+    It does when fewer deltas are left to say than are to go out before it: the simulator counts those of one request,
+    and an attempt that continues has only the rest.
+    """
+    deltas = 0
+    for event in evidence.replay:
+        if event.name in ("started", "restart"):
+            deltas = 0
+        elif event.name == "delta" and json.loads(event.data).get("content"):
+            deltas += 1
+    fault = evidence.plan.fault
+    return fault is not None and fault["kind"] == "cut" and deltas < fault["after"]
 
 
 def _check_error(evidence: Evidence, code: object) -> Iterator[_Problem]:
@@ -313,3 +332,32 @@ def _check_description(evidence: Evidence) -> Iterator[_Problem]:
     if wrong:
         told = {name: (str(chat.get(name))[:60], str(expected[name])[:60]) for name in wrong}
         yield Column.END, f"the chat is described otherwise than its log ends: {told}"
+
+
+def _check_leaving(evidence: Evidence) -> Iterator[_Problem]:
+    """A chat that is to end when it is left does so soon, and never while somebody reads it.
+
+    Faults hide readers from the product, and the product's doings from Redis: what they may explain is not judged.
+    """
+    finished = evidence.chat.get("finished_at")
+    if evidence.plan.on_disconnect != "cancel" or not isinstance(finished, int | float):
+        return
+    left, connections = evidence.left_at, [span for view in evidence.views for span in view.connections]
+    if left is not None and any(began < left for began, _ in connections):
+        calm = longest_calm((left, finished), evidence.disturbed)
+        if calm > LEFT_LIMIT:
+            yield Column.LEAVING, f"ended {finished - left:.1f} s after its last reader left, {calm:.1f} s of them calm"
+    watched = (finished - READ_FOR, finished)
+    if evidence.entries[-1][1][:1] == b"X" and not evidence.cancels_sent:
+        is_read = any(began <= watched[0] and watched[1] <= ended for began, ended in connections)
+        if is_read and longest_calm(watched, evidence.disturbed) >= watched[1] - watched[0]:
+            yield Column.LEAVING, f"cancelled, though it had been read for the last {READ_FOR:g} s"
+
+
+def longest_calm(within: Span, disturbed: Iterable[Span]) -> float:
+    """The seconds of the longest stretch `within` that nothing disturbed."""
+    calm_since, longest = within[0], 0.0
+    for began, ended in sorted(disturbed):
+        longest = max(longest, min(began, within[1]) - calm_since)
+        calm_since = max(calm_since, ended)
+    return max(longest, within[1] - calm_since)

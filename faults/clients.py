@@ -10,14 +10,15 @@ from typing import Any
 
 from faults import http
 from faults.chats import CancelPlan, ChatPlan
-from faults.evidence import Evidence, View
+from faults.evidence import TERMINAL_ID, Evidence, View
 from faults.reader import Backoff, Reader, Replicas
 from faults.sse import Event, Parser
 from faults.stack import Stack, log_key
 from faults.tally import Tally
 
 _POST_SILENCE = 6.0
-_COLLECTING = 60.0
+_LOOK = 0.2
+COLLECTING = 60.0
 """Seconds that reading everything once more may take at least; before the world gives up it may take longer."""
 
 
@@ -54,6 +55,8 @@ class Clients:
         self._chat_id: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._readers: list[Reader] = []
         self._cancel_sent: float | None = None
+        self._stays: set[asyncio.Timeout] = set()
+        self._upstream = world.stack.simulator.pid
 
     async def run(self) -> Evidence:
         """Create, read, cancel; then collect. Whoever is not through when the world gives up is left as it is."""
@@ -64,6 +67,8 @@ class Clients:
             tasks.append(self._echo(plan.echo))
         if plan.cancel is not None:
             tasks.append(self._cancel(plan.cancel))
+        if plan.left is not None:
+            tasks.append(self._leave(plan.left))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._world.give_up - time.monotonic()):
                 async with asyncio.TaskGroup() as group:
@@ -72,7 +77,7 @@ class Clients:
         self._measure_cancel()
         if self.evidence.chat_id is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(_COLLECTING, self._world.give_up - time.monotonic())):
+                async with asyncio.timeout(max(COLLECTING, self._world.give_up - time.monotonic())):
                     await self._collect(self.evidence.chat_id)
         return self.evidence
 
@@ -130,7 +135,32 @@ class Clients:
             on_created=self._know,
         )
         self._readers.append(reader)
+        if self._plan.left is not None:
+            await self._stay(reader)
         await reader.run()
+
+    async def _stay(self, reader: Reader) -> None:
+        """Read until all readers leave; return when the chat has ended."""
+        if self.evidence.left_at is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None) as stay:
+                    self._stays.add(stay)
+                    try:
+                        await reader.run()
+                    finally:
+                        self._stays.remove(stay)
+            self.evidence.left_at = time.time()
+        key = log_key(await self._chat_id)
+        is_ended = ("XRANGE", key, TERMINAL_ID, "+")
+        while not (await self._world.stack.redis.insist(is_ended))[0]:  # noqa: ASYNC110  # only Redis knows
+            await asyncio.sleep(_LOOK)
+
+    async def _leave(self, after: float) -> None:
+        """Let all readers leave for good; whoever comes later waits for the chat's end."""
+        await asyncio.shield(self._chat_id)
+        await asyncio.sleep(after)
+        for stay in list(self._stays):
+            stay.reschedule(asyncio.get_running_loop().time())
 
     async def _cancel(self, plan: CancelPlan) -> None:
         chat_id = await asyncio.shield(self._chat_id)
@@ -183,8 +213,9 @@ class Clients:
             evidence.chat = await self._get(lambda port: _describe(port, chat_id))
         if self._plan.is_keyed or self._plan.failing_requests:
             requests = await self._get(lambda _: stack.upstream_requests(f"{self._world.run}/{self._plan.label}"))
-            # The simulator forgets requests sooner than their number.
-            evidence.requests = max((request["retry"] + 1 for request in requests), default=None)
+            # The simulator forgets requests sooner than their number; but when it dies, it forgets everything.
+            if self._upstream is not None and self._upstream == stack.simulator.pid:
+                evidence.requests = max((request["retry"] + 1 for request in requests), default=None)
 
     async def _replay(self, chat_id: str) -> list[Event]:
         events: list[Event] = await self._get(lambda port: _read_whole(port, chat_id))

@@ -10,16 +10,23 @@ from faults.sse import Event
 
 _NOTES = 200
 
+Span = tuple[float, float]
+"""From when to when, in Unix time."""
+
 
 @dataclass
 class View:
-    """What one reader got, over all its connections. `refusals` are answers that no reader should get."""
+    """What one reader got, over all its connections. `refusals` are answers that no reader should get.
+
+    `connections`: from when to when (Unix time) each was open, as the reader saw it.
+    """
 
     reader: str
     format: str
     events: list[Event] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    connections: list[Span] = field(default_factory=list)
     is_ended: bool = False
 
     def note(self, text: str) -> None:
@@ -35,7 +42,8 @@ class Evidence:
     `posted_ids`: the chat ids that POSTs of this chat were answered with. `entries`: id and value, as `XRANGE` gives
     them. `replay`: the JSON stream read once more without a cut. `chat`: what `GET` says. `failures`: of the record.
     `cancel_statuses`: the chat's status in the answers to cancels; `cancels_sent`: how many were tried. `requests`: how
-    many the simulator got, where that is looked up.
+    many the simulator got, where that is looked up and it remembers all of them. `left_at`: when the last reader left
+    a chat that was to be left. `disturbed`: when faults were at work between this chat's readers and Redis.
     """
 
     plan: ChatPlan
@@ -49,6 +57,8 @@ class Evidence:
     cancel_statuses: list[str] = field(default_factory=list)
     cancels_sent: int = 0
     requests: int | None = None
+    left_at: float | None = None
+    disturbed: list[Span] = field(default_factory=list)
 
     @property
     def is_final(self) -> bool:
@@ -72,7 +82,16 @@ def from_json(fields: dict[str, Any]) -> Evidence:
     plan["deltas"] = tuple(plan["deltas"])
     plan["cancel"] = CancelPlan(**plan["cancel"]) if plan["cancel"] else None
     plan["readers"] = tuple(ReaderPlan(**reader) for reader in plan["readers"])
-    views = [View(**{**view, "events": [Event(*event) for event in view["events"]]}) for view in fields["views"]]
+    views = [
+        View(
+            **{
+                **view,
+                "events": [Event(*event) for event in view["events"]],
+                "connections": [(began, ended) for began, ended in view.get("connections", ())],
+            }
+        )
+        for view in fields["views"]
+    ]
     return Evidence(
         **{
             **fields,
@@ -80,5 +99,6 @@ def from_json(fields: dict[str, Any]) -> Evidence:
             "entries": [(id_, base64.b64decode(value)) for id_, value in fields["entries"]],
             "replay": [Event(*event) for event in fields["replay"]],
             "views": views,
+            "disturbed": [(began, ended) for began, ended in fields.get("disturbed", ())],
         }
     )

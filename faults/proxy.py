@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import socket
 from collections import deque
 from random import Random
 from typing import cast
@@ -18,17 +19,23 @@ class Proxy:
         self.random = random
         self.delay = 0.0
         self.is_silent = False
-        self.is_refusing = False
         self.cuts = 0
         self.connections: set[_Connection] = set()
-        self._servers: list[asyncio.Server] = []
+        self._doors: list[_Door] = []
 
     async def listen(self, target: int) -> int:
         """A new port of 127.0.0.1 from which connections go on to the port `target`."""
-        server = await asyncio.get_running_loop().create_server(lambda: _Connection(self, target).near, "127.0.0.1", 0)
-        self._servers.append(server)
-        port: int = server.sockets[0].getsockname()[1]
-        return port
+        door = _Door(self, target)
+        self._doors.append(door)
+        await door.open()
+        return door.port
+
+    def refuse(self) -> None:
+        """Break all connections; new ones are refused until `clear`."""
+        for door in self._doors:
+            door.close()
+        for connection in list(self.connections):
+            connection.cut()
 
     def cut(self, share: float, within: int) -> None:
         """Break a `share` of the open connections, each when up to `within` more bytes have gone through it."""
@@ -44,9 +51,11 @@ class Proxy:
             if connection.fuse is not None:
                 connection.cut()
 
-    def clear(self) -> None:
+    async def clear(self) -> None:
         """Let the weather be fine, and let through what waited."""
-        self.delay, self.is_silent, self.is_refusing = 0.0, False, False
+        self.delay, self.is_silent = 0.0, False
+        for door in self._doors:
+            await door.open()
         for connection in list(self.connections):
             if connection.is_open:
                 connection.near.release()
@@ -54,10 +63,53 @@ class Proxy:
 
     def close(self) -> None:
         """Accept nothing more and break what is open."""
-        for server in self._servers:
-            server.close()
+        for door in self._doors:
+            door.leave()
         for connection in list(self.connections):
             connection.abort()
+
+
+class _Door:
+    """A port that stays ours while nobody listens there: a second socket holds it, and whoever connects is refused."""
+
+    def __init__(self, proxy: Proxy, target: int) -> None:
+        self._proxy = proxy
+        self._target = target
+        self._held = _bind(0)
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        port: int = self._held.getsockname()[1]
+        return port
+
+    async def open(self) -> None:
+        """Let connections in, if it does not yet."""
+        if self._server is None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(
+                lambda: _Connection(self._proxy, self._target).near, sock=_bind(self.port), backlog=1024
+            )
+
+    def close(self) -> None:
+        """Refuse connections."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def leave(self) -> None:
+        """Give the port up."""
+        self.close()
+        self._held.close()
+
+
+def _bind(port: int) -> socket.socket:
+    """A socket that shares its port with others of ours."""
+    bound = socket.socket()
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        bound.setsockopt(socket.SOL_SOCKET, option, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
 
 
 class _Connection:
@@ -74,9 +126,6 @@ class _Connection:
         self.is_open = False
 
     def accept(self) -> None:
-        if self.proxy.is_refusing:
-            self.abort()
-            return
         self.proxy.connections.add(self)
         self._connecting = asyncio.create_task(self._connect())
 
@@ -126,6 +175,7 @@ class _End(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_full = False
         self._is_held = False
+        self._has_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
@@ -201,8 +251,7 @@ class _End(asyncio.Protocol):
         if there is None or there.is_closing():
             connection.abort()
         elif not data:
-            with contextlib.suppress(OSError):  # it has just been closed from the other side
-                (there.close if self._transport is None else there.write_eof)()
+            self._end(there)
         elif connection.fuse is not None and len(data) >= connection.fuse:
             there.write(data[: connection.fuse])
             connection.cut()
@@ -210,6 +259,15 @@ class _End(asyncio.Protocol):
             if connection.fuse is not None:
                 connection.fuse -= len(data)
             there.write(data)
+
+    def _end(self, there: asyncio.Transport) -> None:
+        """Nothing more comes from here. When both ends have said so, nobody else tells us that it is over."""
+        self._has_ended = True
+        if self._transport is None or self.peer._has_ended:  # noqa: SLF001  # its other half
+            self._connection.close()
+            return
+        with contextlib.suppress(OSError):  # it has just been closed from the other side
+            there.write_eof()
 
     def finish(self) -> None:
         """Deliver what is written already, then close."""

@@ -126,8 +126,11 @@ class Reader:
             if self._chat_id is None:
                 self._chat_id = answer.headers.get("x-chat-id", "")
                 self._on_created(self._chat_id)
-            self.connected_at = time.monotonic()
-            return await self._follow(answer)
+            self.connected_at, began = time.monotonic(), time.time()
+            try:
+                return await self._follow(answer)
+            finally:
+                self.view.connections.append((began, time.time()))
 
     def _request(self) -> tuple[str, str, dict[str, str], bytes]:
         """Create, if the chat is not known yet; else resume as planned, with the cursor if there is one."""

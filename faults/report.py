@@ -29,16 +29,19 @@ def report(tally: Tally, findings: Sequence[Finding]) -> str:
     """Everything that was counted, as one Markdown table."""
     rows = [
         ("chats", f"{tally.chats} (and {tally.orphans} that nobody read)"),
+        ("of them open at once", f"{tally.most_open} at most; {tally.waited} waited for others to end"),
+        ("descriptors open at once", f"{tally.most_descriptors} at most"),
         ("readers", f"{tally.readers}"),
         ("resumes", f"{tally.resumes}"),
         ("repeated POSTs", f"{tally.retried_posts}"),
-        ("ended", _counted(tally.ends.items())),
-        ("faults", f"{sum(tally.faults.values())}: {_counted(sorted(tally.faults.items()))}"),
-        ("answers to clients", _counted(sorted((str(status), count) for status, count in tally.answers.items()))),
+        ("ended", counted(tally.ends.items())),
+        ("faults", f"{sum(tally.faults.values())}: {counted(sorted(tally.faults.items()))}"),
+        ("answers to clients", counted(sorted((str(status), count) for status, count in tally.answers.items()))),
         *((f"**{column}**", f"**{count}**") for column, count in counts(findings).items()),
         ("restarts", f"{tally.restarts}"),
         ("takeover after a kill", latencies(tally.takeovers)),
         ("cancel, until a follower sees it", latencies(tally.cancels)),
+        ("end of a chat that was left", latencies(tally.lefts)),
         ("503 to a POST", latencies(tally.unavailable)),
         ("failed starts, Redis being away", f"{tally.failed_starts}"),
     ]
@@ -52,5 +55,6 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join([f"| {''.ljust(width)} | |", f"|{'-' * (width + 2)}|---|", *lines])
 
 
-def _counted(counted: Iterable[tuple[str, int]]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counted) or "none"
+def counted(pairs: Iterable[tuple[str, int]]) -> str:
+    """Names and how often each came, in one line."""
+    return ", ".join(f"{count} {name}" for name, count in pairs) or "none"

@@ -1,11 +1,14 @@
 """When what fails: a pure function of the seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
 from faults.settings import LEASE
+
+Kind = tuple[str, "Act"]
+"""A target without its number, and what is done to it."""
 
 
 class Act(StrEnum):
@@ -20,7 +23,7 @@ class Act(StrEnum):
     CUT = "cut"
     """A `share` of the open connections breaks, each after some more bytes."""
     REFUSE = "refuse"
-    """All connections break, and new ones are not accepted for `seconds`."""
+    """All connections break, and new ones are refused for `seconds`."""
     DELAY = "delay"
     """Every piece waits up to `share` seconds, for `seconds`."""
     SILENCE = "silence"
@@ -64,25 +67,35 @@ _PROCESSES = {
     ("api", Act.PAUSE): 2,
     ("redis", Act.KILL): 1.5,
     ("redis", Act.PAUSE): 1.5,
+    ("simulator", Act.KILL): 2,
 }
-_LINKS = {Act.CUT: 6, Act.REFUSE: 2, Act.DELAY: 3, Act.SILENCE: 2}
+_ON_LINKS = {Act.CUT: 6, Act.REFUSE: 2, Act.DELAY: 3, Act.SILENCE: 2}
+_LINKS = {(link, act): weight for link in LINKS for act, weight in _ON_LINKS.items()}
 
 
 def make_schedule(seed: int, seconds: float, *, workers: int, apis: int) -> list[Fault]:
     """Everything that fails within `seconds`, in order; no two faults of one target overlap."""
     random = Random(f"{seed}/schedule")
-    places = {"worker": workers, "api": apis, "redis": 1}
+    places = {"worker": workers, "api": apis}
     faults = sorted([*_of_processes(random, seconds, places), *_of_links(random, seconds)], key=lambda fault: fault.at)
     return list(_without_overlaps(faults, seconds))
 
 
 def _of_processes(random: Random, seconds: float, places: dict[str, int]) -> Iterator[Fault]:
     at = random.expovariate(1 / _PROCESS_GAP)
-    while at < seconds:
-        ((kind, act),) = random.choices(list(_PROCESSES), list(_PROCESSES.values()))
-        target = f"{kind}{random.randrange(places[kind])}" if kind != "redis" else kind
+    for kind, act in _drawn(random, _PROCESSES):
+        if at > seconds:
+            return
+        target = f"{kind}{random.randrange(places[kind])}" if kind in places else kind
         yield Fault(at, target, act, round(_lasting(random, kind, act), 2))
         at += random.expovariate(1 / _PROCESS_GAP)
+
+
+def _drawn(random: Random, weights: Mapping[Kind, float]) -> Iterator[Kind]:
+    """Kinds of faults without end: each once, in any order, so that a short run has them all; then by weight."""
+    yield from random.sample(list(weights), len(weights))
+    while True:
+        yield from random.choices(list(weights), list(weights.values()))
 
 
 def _lasting(random: Random, kind: str, act: Act) -> float:
@@ -104,8 +117,9 @@ def _lasting(random: Random, kind: str, act: Act) -> float:
 
 def _of_links(random: Random, seconds: float) -> Iterator[Fault]:
     at = random.expovariate(1 / _LINK_GAP)
-    while at < seconds:
-        link, (act,) = random.choice(LINKS), random.choices(list(_LINKS), list(_LINKS.values()))
+    for link, act in _drawn(random, _LINKS):
+        if at > seconds:
+            return
         match act:
             case Act.CUT:
                 yield Fault(at, link, act, 1.0, round(random.uniform(0.2, 1.0), 2))

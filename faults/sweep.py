@@ -14,7 +14,7 @@ from faults.stack import Stack, log_key
 
 _PAGE = 100
 _CHAT_KEY = re.compile(r"piropiro:\{(?P<chat>[^}]+)\}:(?P<part>chat|log)")
-_EXPECTED = re.compile(r"piropiro:(idempotency:[0-9a-f]{64}|workers|queue|queue:health-check|doorbell)$")
+_EXPECTED = re.compile(r"piropiro:(idempotency:[0-9a-f]{64}|workers|queue|queue:health-check|doorbell|search)$")
 _ARQS = re.compile(r"arq:(job|in-progress|retry):(?P<chat>[^:]+):\d+$")
 """arq's own keys of chats that have ended; they expire, or its next cleaning takes them."""
 

@@ -17,6 +17,14 @@ class Tally:
     failed_starts: int = 0
     """Starts that gave up because Redis was away; the next one follows."""
 
+    open_chats: int = 0
+    most_open: int = 0
+    waited: int = 0
+    """Chats that could not begin in time, because as many as may be were open."""
+
+    most_descriptors: int = 0
+    """That this process had open at once."""
+
     unstopped: list[str] = field(default_factory=list)
     """Names of processes that SIGTERM did not end in time."""
 
@@ -32,5 +40,11 @@ class Tally:
 
     takeovers: list[float] = field(default_factory=list)
     cancels: list[float] = field(default_factory=list)
+    lefts: list[float] = field(default_factory=list)
+    """How long chats went on that all their readers had left, where that ends a chat."""
+
+    late: list[str] = field(default_factory=list)
+    """POSTs that were not answered in time, 503 or otherwise."""
+
     unavailable: list[float] = field(default_factory=list)
     """How long a POST took that was answered 503, at a replica that was not paused itself."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 
+from faults.evidence import Span
 from faults.processes import Place
 from faults.proxy import Proxy
 from faults.schedule import LINKS, Act, Fault
@@ -14,7 +16,11 @@ from faults.tally import Tally
 
 _END_PATIENCE = DRAIN + 15.0
 _CUT_WITHIN = 4000
+_RECOVERY = 3.0
+"""Seconds that connections, and the processes that just came back, take to be as before."""
+
 _LOOK = 0.02
+_BEHIND_REDIS = ("worker", "simulator")
 
 
 class Weather:
@@ -22,6 +28,8 @@ class Weather:
 
     def __init__(self, stack: Stack, tally: Tally) -> None:
         self.history: list[tuple[float, str]] = []
+        self._disturbed: list[Span] = []
+        self._disturbing: dict[Fault, float] = {}
         self._stack = stack
         self._tally = tally
         self._places = {place.name: place for place in stack.places}
@@ -46,26 +54,33 @@ class Weather:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
 
+    def disturbed(self) -> list[Span]:
+        """When something was amiss between readers and Redis, or is until further notice."""
+        return [*self._disturbed, *((began, math.inf) for began in self._disturbing.values())]
+
     async def _happen(self, fault: Fault) -> None:
+        if not fault.target.startswith(_BEHIND_REDIS):
+            self._disturbing[fault] = time.time()
         if fault.target in LINKS:
             await self._break(self._stack.proxies[fault.target], fault)
         else:
             await self._hit(self._places[fault.target], fault)
+        if fault in self._disturbing:
+            self._disturbed.append((self._disturbing.pop(fault), time.time() + _RECOVERY))
 
     async def _break(self, proxy: Proxy, fault: Fault) -> None:
         match fault.act:
             case Act.CUT:
                 proxy.cut(fault.share, _CUT_WITHIN)
             case Act.REFUSE:
-                proxy.is_refusing = True
-                proxy.cut(1.0, 0)
+                proxy.refuse()
             case Act.DELAY:
                 proxy.delay = fault.share
             case Act.SILENCE:
                 proxy.is_silent = True
         await asyncio.sleep(fault.seconds)
         proxy.cut_fused()
-        proxy.clear()
+        await proxy.clear()
 
     async def _hit(self, place: Place, fault: Fault) -> None:
         worker = next((worker for worker in self._stack.workers if worker.place is place), None)

@@ -32,7 +32,8 @@ with the finish_reason and usage do not count, and beyond the last delta it mean
                          a date), `headers`
     slow_headers         sends nothing, not even headers, for `seconds` (a day)
     error                `after`: `data: {"error": …}` and `[DONE]`; `message`, `type`, `code`
-    cut                  `after`: half a frame, then the connection closes without the chunked terminator
+    cut                  `after`: half a frame, then the connection closes without the chunked terminator; beyond
+                         the last delta it means after the finish_reason: only usage and `[DONE]` are missing
     truncate             `after`: ends cleanly, but without finish_reason and `[DONE]`
     done_without_finish  `after`: `[DONE]`, but no finish_reason
     garbage              `after`: writes `text` (a data line with invalid JSON) as it is, and goes on

@@ -72,7 +72,9 @@ def plan(reply: Reply, script: Script, writer: FrameWriter, faults: Sequence[Any
         opening, closing = [], []
         deltas = map(write_raw, script.raw_chunks)
         total = len(script.raw_chunks)
-    steps = _steps(script, opening, deltas, b"".join((*closing, DONE)), _by_position(faults, total))
+    finish, rest = closing[: len(reply.choices)], closing[len(reply.choices) :]
+    ending = b"".join(finish), b"".join((*rest, DONE))
+    steps = _steps(script, opening, deltas, total, ending, _by_position(faults, total))
     return map(_with_crlf, steps) if script.crlf else steps
 
 
@@ -84,7 +86,9 @@ def _by_position(faults: Sequence[AnyFault], total: int) -> dict[int, list[Any]]
     found: dict[int, list[Any]] = defaultdict(list)
     for fault in faults:
         if isinstance(fault, MidwayFault):
-            found[min(fault.after, total)].append(fault)
+            # Only a cut can come after the finish_reason: the answer is complete then, but for usage and `[DONE]`.
+            last = total + isinstance(fault, CutFault)
+            found[min(fault.after, last)].append(fault)
     return dict(found)
 
 
@@ -92,15 +96,16 @@ def _steps(
     script: Script,
     opening: Sequence[bytes],
     deltas: Iterator[bytes],
-    closing: bytes,
+    total: int,
+    ending: tuple[bytes, bytes],
     faults: dict[int, list[InStream]],
 ) -> Iterator[Step]:
     if script.comments:
         yield Write(0.0, _PING)
     due = due_at(script, 0)
     yield from (Write(due, frame) for frame in opening)
-    for position, frame in enumerate(chain(deltas, (closing,))):
-        is_delta = frame is not closing
+    for position, frame in enumerate(chain(deltas, ending)):
+        is_delta = position < total
         if is_delta:
             due = due_at(script, position)
         for fault in faults.get(position, ()):

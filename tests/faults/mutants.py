@@ -10,8 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import api.errors
 import api.tail
 import shared.log
+import shared.sweep
 import worker.generate
 import worker.lease
 from cli.main import main
@@ -93,6 +95,27 @@ def half_continued():
         return request
 
     worker.generate.Generator._continuation = continuation
+
+
+def never_left():
+    """Nobody notices that a chat's last reader has left."""
+    shared.sweep.Sweep.end_left = lambda _: asyncio.sleep(0)
+
+
+def left_at_once():
+    """That a chat is being read is said when a reader comes, and not again."""
+    whole, said = JobQueue.keep_readers, set()
+
+    async def keep_readers(self, chat_ids):
+        await whole(self, [chat_id for chat_id in chat_ids if chat_id not in said])
+        said.update(chat_ids)
+
+    JobQueue.keep_readers = keep_readers
+
+
+def patient():
+    """A request waits for Redis longer than the contract says."""
+    api.errors.REDIS_PATIENCE = 8.0
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from faults.checker import Column, check, check_orphan
+from faults.checker import Column, check, check_orphan, longest_calm
 from faults.evidence import TERMINAL_ID, from_json
+from faults.settings import LEFT_LIMIT, READ_FOR
 
 RECORDED = Path(__file__).parent / "data" / "good_run.json"
 
@@ -270,3 +271,84 @@ def test_two_chats_of_one_key_are_noticed(plain):
 def test_a_generation_too_many_is_noticed(plain):
     plain.requests = 4
     assert columns(plain) == {Column.TWICE}
+
+
+def test_done_after_a_cut_behind_the_finish_reason_is_good(plain):
+    plain.plan = dataclasses.replace(plain.plan, fault={"kind": "cut", "after": len(plain.plan.deltas) + 1})
+    assert check(plain) == []
+    plain.plan = dataclasses.replace(plain.plan, fault={"kind": "cut", "after": len(plain.plan.deltas)})
+    assert columns(plain) == {Column.END}
+
+
+def test_done_after_a_cut_behind_the_rest_of_a_continued_answer_is_good(continued):
+    said = 0
+    for event in continued.replay:
+        says = event.name == "delta" and json.loads(event.data).get("content")
+        said = 0 if event.name == "started" else said + bool(says)
+    assert said < len(continued.plan.deltas)
+    continued.plan = dataclasses.replace(continued.plan, fault={"kind": "cut", "after": said + 1})
+    assert check(continued) == []
+    continued.plan = dataclasses.replace(continued.plan, fault={"kind": "cut", "after": said})
+    assert columns(continued) == {Column.END}
+
+
+def test_what_a_dead_upstream_forgot_is_not_held_against_anyone(plain):
+    plain.plan = dataclasses.replace(plain.plan, fault={"kind": "cut", "after": 3, "times": 2})
+    plain.requests = None
+    assert check(plain) == []
+
+
+@pytest.fixture
+def left(cancelled):
+    """A chat that was cancelled because its only reader had left."""
+    finished = cancelled.chat["finished_at"]
+    cancelled.plan = dataclasses.replace(cancelled.plan, on_disconnect="cancel", left=1.0)
+    cancelled.cancels_sent, cancelled.cancel_statuses = 0, []
+    cancelled.left_at = finished - 4.0
+    cancelled.views[0].connections = [(finished - 20.0, finished - 4.0)]
+    return cancelled
+
+
+def test_a_chat_that_ends_soon_after_its_last_reader_left_is_good(left):
+    assert check(left) == []
+
+
+def test_a_chat_that_goes_on_after_its_last_reader_left_is_noticed(left):
+    left.left_at -= LEFT_LIMIT
+    assert columns(left) == {Column.LEAVING}
+
+
+def test_a_chat_that_goes_on_after_it_was_left_may_be_excused_by_faults(left):
+    left.left_at -= LEFT_LIMIT
+    left.disturbed = [(left.left_at + LEFT_LIMIT - 1.0, left.left_at + LEFT_LIMIT + 1.0)]
+    assert check(left) == []
+
+
+def test_a_chat_that_nobody_had_begun_to_read_was_not_left(left):
+    left.left_at -= LEFT_LIMIT
+    left.views[0].connections = []
+    assert check(left) == []
+
+
+def test_a_chat_that_ends_as_left_while_it_is_read_is_noticed(left):
+    finished = left.chat["finished_at"]
+    left.views[0].connections = [(finished - READ_FOR - 1.0, finished + 0.1)]
+    assert columns(left) == {Column.LEAVING}
+    left.disturbed = [(finished - 1.0, finished)]
+    assert check(left) == []
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "longest"),
+    [
+        ([], 10.0),
+        ([(-5.0, 2.0)], 8.0),
+        ([(9.0, 99.0)], 9.0),
+        ([(3.0, 4.0)], 6.0),
+        ([(6.0, 7.0), (3.0, 4.0)], 3.0),
+        ([(2.0, 8.0), (3.0, 4.0)], 2.0),
+        ([(-1.0, 11.0)], 0.0),
+    ],
+)
+def test_the_longest_calm_lies_between_faults(disturbed, longest):
+    assert longest_calm((0.0, 10.0), disturbed) == longest

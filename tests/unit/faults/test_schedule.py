@@ -40,9 +40,16 @@ def test_a_full_campaign_has_every_kind_of_fault_and_of_chat(seed):
     kinds = {fault.kind for fault in schedule(seed)}
     assert {f"worker {act}" for act in ("kill", "stop", "pause")} <= kinds
     assert {f"api {act}" for act in ("kill", "stop", "pause")} <= kinds
-    assert {"redis kill", "redis pause"} <= kinds
+    assert {"redis kill", "redis pause", "simulator kill", "worker-upstream refuse"} <= kinds
     assert {kind.partition(" ")[0] for kind in kinds} >= set(LINKS)
     chats = make_chats(seed, 2000, SECONDS)
     assert {chat.fault["kind"] for chat in chats if chat.fault} >= {"cut", "stall", "truncate", "error", "status"}
     assert {chat.on_worker_loss for chat in chats} == {"restart", "continue", "fail"}
     assert readers_of(chats) > 3000
+    assert sum(chat.left is not None for chat in chats) > 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_short_campaign_has_nearly_every_kind_of_fault(seed):
+    kinds = {fault.kind for fault in make_schedule(seed, 75.0, workers=3, apis=2)}
+    assert len(kinds) >= 18

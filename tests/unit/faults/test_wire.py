@@ -82,7 +82,7 @@ async def test_delay_and_silence_keep_the_order(proxied):
     waiting = asyncio.create_task(exchange(port, data))
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    proxy.clear()
+    await proxy.clear()
     assert await waiting == data
 
 
@@ -102,11 +102,39 @@ async def test_a_cut_delivers_a_beginning_at_most(proxied):
     writer.close()
 
 
-async def test_what_is_refused_gets_nothing(proxied):
+async def test_what_is_refused_gets_nothing_until_the_weather_is_fine(proxied):
     proxy, port = proxied
-    proxy.is_refusing = True
-    try:
-        answer = await exchange(port, b"x")
-    except OSError:
-        answer = b""
-    assert answer == b""
+    proxy.refuse()
+    await asyncio.sleep(0)  # the server closes its socket in the loop's next turn
+    with pytest.raises(ConnectionRefusedError):
+        await exchange(port, b"x")
+    await proxy.clear()
+    assert await exchange(port, b"x") == b"x"
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["client", "server"])
+async def test_no_connection_is_left_when_both_sides_have_left(is_first):
+    """Whoever leaves first: the other leaves when it sees that."""
+
+    async def serve(reader, writer):
+        await reader.readexactly(1)
+        writer.write(b"y")
+        if is_first:
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    proxy = Proxy(Random(1))
+    port = await proxy.listen(server.sockets[0].getsockname()[1])
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"y"
+        if not is_first:
+            assert await reader.read() == b""
+        writer.close()
+    async with asyncio.timeout(5):
+        while proxy.connections:
+            await asyncio.sleep(0.01)
+    proxy.close()
+    server.close()

@@ -176,3 +176,18 @@ def test_a_fault_beyond_the_end_comes_before_the_finish_reason() -> None:
     steps = course({**FAULTY, "fault": {"kind": "truncate", "after": 99}})
     assert sum(step.deltas for step in steps if isinstance(step, Write)) == 3
     assert steps[-1] == End(is_clean=True, fault="truncate")
+
+
+def test_a_cut_beyond_the_end_comes_after_the_finish_reason() -> None:
+    steps = course({**FAULTY, "fault": {"kind": "cut", "after": 4}}, usage=True)
+    assert steps[-2:] == [Strike("cut"), End(is_clean=False, fault="cut")]
+    *_, finish, rest = sent(steps).split(b"\n\n")
+    assert json.loads(finish.removeprefix(b"data: "))["choices"][0]["finish_reason"] == "stop"
+    assert rest.startswith(b"data: ")
+    assert b"[DONE]" not in rest
+
+
+def test_a_cut_after_the_last_delta_has_no_whole_finish_reason() -> None:
+    data = sent(course({**FAULTY, "fault": {"kind": "cut", "after": 3}}, usage=True))
+    assert b'"finish_reason":"stop"' not in data
+    assert not data.endswith(b"\n\n")
