@@ -11,4 +11,6 @@ It speaks HTTP, Redis's protocol and signals, and imports nothing of the product
     sweep                 what Redis and the simulator hold when all is over
     campaign, report      all of it at once, and the table at the end
     takeover, cancel      two measurements on an otherwise quiet stack
+    deploy, failover,     every process replaced under load, and Redis by its replica, while a crowd of clients reads
+    crowd
 """

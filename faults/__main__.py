@@ -13,8 +13,9 @@ from pathlib import Path
 
 import uvloop
 
-from faults import campaign, cancel, takeover
+from faults import campaign, cancel, deploy, failover, takeover
 from faults.chats import make_chats
+from faults.crowd import Result
 from faults.schedule import make_schedule
 from faults.stack import PRODUCT, StartFailed
 
@@ -34,6 +35,7 @@ class Options:
     chats: int
     minutes: float
     folder: Path
+    is_temporary: bool
     product: Sequence[str]
 
 
@@ -50,9 +52,12 @@ def main() -> int:
         print(f"faults: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print(f"faults: stopped; the processes' output is in {options.folder}", file=sys.stderr)
+        print(f"faults: stopped; what there is of evidence is in {options.folder}", file=sys.stderr)
         return 130
-    if is_good:
+    except Exception:
+        print(f"faults: broke off; what there is of evidence is in {options.folder}", file=sys.stderr)
+        raise
+    if is_good and options.is_temporary:
         shutil.rmtree(options.folder)
     else:
         print(f"The evidence is in {options.folder}")
@@ -64,7 +69,7 @@ def _parse() -> Options:
         prog="python -m faults",
         description="Break everything around Piropiro while clients read, and check that no promise was broken.",
     )
-    scenarios = ("campaign", "takeover", "cancel")
+    scenarios = ("campaign", "takeover", "cancel", "deploy", "failover")
     parser.add_argument("name", nargs="?", default="campaign", choices=scenarios, help="default: campaign")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of chats, readers and faults (default: 1)")
     parser.add_argument("--chats", type=int, metavar="N", help=f"how many (default: {_FULL[0]}; quick: {_QUICK[0]})")
@@ -81,7 +86,13 @@ def _parse() -> Options:
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"piropiro-faults-{options.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
     return Options(
-        options.name, options.seed, options.chats or chats, options.minutes or minutes, folder, options.product
+        name=options.name,
+        seed=options.seed,
+        chats=options.chats or chats,
+        minutes=options.minutes or minutes,
+        folder=folder,
+        is_temporary=options.folder is None,
+        product=options.product,
     )
 
 
@@ -97,8 +108,17 @@ async def _until_told(options: Options) -> bool:
         case "cancel":
             print(await cancel.run(options.folder))
             return True
+        case "deploy":
+            return _shown(await deploy.run(options.folder))
+        case "failover":
+            return _shown(await failover.run(options.folder))
         case _:
             return await _run_campaign(options)
+
+
+def _shown(result: Result) -> bool:
+    print(result.table)
+    return result.is_good
 
 
 async def _run_campaign(options: Options) -> bool:
@@ -114,7 +134,9 @@ async def _run_campaign(options: Options) -> bool:
     )
     print(f"seed {options.seed}: {options.chats} chats, {len(plan.schedule)} faults within {seconds:.0f} s", flush=True)
     outcome = await campaign.run(plan, options.folder)
-    print(f"\nFault campaign, seed {options.seed}\n\n{outcome.table()}\n")
+    result = f"Fault campaign, seed {options.seed}\n\n{outcome.table()}\n"
+    (options.folder / "table.md").write_text(result)
+    print(f"\n{result}")
     for finding in outcome.findings[:50]:
         print(finding)
     return outcome.is_good

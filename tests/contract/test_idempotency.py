@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import signal
 
+import httpx
 import pytest
 from harness.client import MESSAGES, body
+from harness.polling import wait_until
 
 POSTS = ("/v1/chat/stream", "/v1/chats")
 
@@ -100,3 +103,40 @@ async def test_a_key_is_case_sensitive(api, key):
     upper = await api.create(posted, idempotency_key=f"K{key}")
     lower = await api.create(posted, idempotency_key=f"k{key}")
     assert upper["id"] != lower["id"]
+
+
+@pytest.mark.parametrize("how", ["killed", "told to stop"])
+async def test_a_post_repeated_through_a_dying_replica_generates_once(start_stack, connect, simulator, key, how):
+    stack = start_stack(apis=2)
+    doomed, other = (connect(api.url) for api in stack.apis)
+    keys = [f"{key}-{number}" for number in range(40)]
+    ids = dict[str, set[str]]()
+
+    async def post(client, own):
+        posted = body({"key": own, "deltas": ["a"], "interval": 0.01})
+        path = POSTS[hash(own) % 2]
+        answer = await client.http.post(path, json=posted, headers={"Idempotency-Key": own})
+        if answer.is_success:
+            ids.setdefault(own, set()).add(answer.headers.get("x-chat-id") or answer.json()["id"])
+        return answer.status_code
+
+    async def post_and_repeat(own):
+        try:
+            if await post(doomed, own) in (200, 202):
+                return
+        except httpx.TransportError:
+            pass
+        assert await post(other, own) in (200, 202)
+
+    posting = [asyncio.create_task(post_and_repeat(own)) for own in keys]
+    await wait_until(lambda: ids)
+    if how == "killed":
+        stack.apis[0].process.kill()
+    else:
+        stack.apis[0].process.signal(signal.SIGTERM)
+    await asyncio.gather(*posting)
+    assert [len(ids[own]) for own in keys] == [1] * len(keys)
+    for own in keys:
+        await other.chat_when(*ids[own], "done")
+        assert len(await simulator.requests(own)) == 1
+    assert len(list(stack.server.client.scan_iter("piropiro:{*}:log"))) == len(keys)

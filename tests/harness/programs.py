@@ -4,8 +4,12 @@ import shutil
 
 import pytest
 
+from faults.deploy import HAPROXY
+
 NEEDS_CURL = pytest.mark.skipif(
     not (shutil.which("curl") and shutil.which("bash")), reason="runs curl and bash as a user would"
 )
 
 NEEDS_REDIS_CLI = pytest.mark.skipif(not shutil.which("redis-cli"), reason="looks at the log with redis-cli")
+
+NEEDS_HAPROXY = pytest.mark.skipif(not HAPROXY, reason="deploys behind a real HAProxy")

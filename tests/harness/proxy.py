@@ -59,3 +59,78 @@ async def cutting_proxy(target: str, cut_after: int) -> AsyncIterator[CuttingPro
     finally:
         server.close()
         await asyncio.gather(*forwarding)
+
+
+class BreakingProxy:
+    """Forwards connections until it is told to break them, each after so many more bytes, whichever way they go."""
+
+    def __init__(self, target: int) -> None:
+        self.broken = 0
+        self.port = 0
+        self._target = target
+        self._links = set[_Link]()
+
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        link = _Link((writer.transport, back.transport))
+        self._links.add(link)
+        try:
+            await asyncio.gather(link.copy(reader, back), link.copy(there, writer))
+        finally:
+            link.abort()
+            self._links.discard(link)
+            self.broken += link.left is not None
+
+    def break_all(self, after: int) -> None:
+        """Break what is open, within requests, replies or between them."""
+        for link in self._links:
+            link.left = after
+
+
+class _Link:
+    """One connection through a `BreakingProxy`; `left`: bytes until it breaks."""
+
+    def __init__(self, ends: tuple[asyncio.WriteTransport, asyncio.WriteTransport]) -> None:
+        self.left: int | None = None
+        self._ends = ends
+
+    async def copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while part := await reader.read(65536):
+                passed = part if self.left is None else part[: self.left]
+                writer.write(passed)
+                await writer.drain()
+                if self.left is not None:
+                    self.left -= len(passed)
+                    if self.left <= 0:
+                        break
+        self.abort()
+
+    def abort(self) -> None:
+        for end in self._ends:
+            end.abort()
+
+
+@asynccontextmanager
+async def breaking_proxy(target: int) -> AsyncIterator[BreakingProxy]:
+    """A proxy to the port `target`; its own port is `proxy.port`."""
+    proxy = BreakingProxy(target)
+    forwarding = set[asyncio.Task[None]]()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        forwarding.add(asyncio.create_task(proxy.forward(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.break_all(after=0)
+        for task in forwarding:
+            task.cancel()
+        await asyncio.gather(*forwarding, return_exceptions=True)

@@ -22,7 +22,7 @@ _WORK = "from shared.settings import Settings; from worker.main import run; run(
 _DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
-def _server_binary() -> str:
+def server_binary() -> str:
     try:
         return str(get_binary_path())
     except ValkeyBinaryNotFoundError:
@@ -44,7 +44,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = [_server_binary(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = [server_binary(), "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--loglevel", "warning", "--dir", str(self._directory)]
         command += ["--unixsocket", str(self.socket), *self._options]
         self.process = Process("server", command, self._directory)
@@ -61,7 +61,7 @@ class Server:
         """Start a sentinel that calls this server `mymaster`."""
         settings = self._directory / "sentinel.conf"
         settings.write_text(f"port {port}\nsentinel monitor mymaster 127.0.0.1 {self.port} 1\n")
-        return Process("sentinel", [_server_binary(), str(settings), "--sentinel"], self._directory)
+        return Process("sentinel", [server_binary(), str(settings), "--sentinel"], self._directory)
 
     def close(self) -> None:
         self.client.close()
