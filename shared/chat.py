@@ -54,7 +54,7 @@ class Chat:
     id: str
     status: Status
     model: str
-    attempt: int
+    attempts: int
     created_ms: int
     started_ms: int | None
     finished_ms: int | None
@@ -71,7 +71,7 @@ class Chat:
             id=chat_id,
             status=Status(fields[b"status"].decode()),
             model=fields[b"model"].decode(),
-            attempt=int(fields[b"attempt"]),
+            attempts=int(fields[b"begun"]),
             created_ms=int(fields[b"created"]),
             started_ms=optional_ms(b"started"),
             finished_ms=optional_ms(b"finished"),

@@ -4,7 +4,7 @@ The theory, once
 ================
 
     0-1                accepted: written together with the record (shared.queue)
-    <attempt>-0        the attempt begins: `started`, or `restart` if it supersedes chunks
+    <attempt>-0        the attempt begins: `started`, or `restart` if it supersedes chunks; 1, 2, 3 …, but see below
     <attempt>-<seq>    the seq-th chunk of that attempt, from 1, without holes
     TERMINAL           done, error or cancelled, at the largest id there is
 
@@ -20,6 +20,9 @@ same, or tells the writer from where to go on. (A full server refuses a script i
 may take memory; so that is always the first that changes anything.) Hence:
 
 * at any time at most one token can append, and claiming replaces it: the later claim wins, the earlier is fenced;
+* a claim that a failover forgot is claimed again under the same number by its own holder only (`reclaim`). Anybody else
+  must not give the number, with which readers may have seen other chunks, a second meaning: the first claim on a server
+  that was promoted after the record was written goes on at the next thousand;
 * a log is a sequence without holes, up to its top, always;
 * status, owner and retention change in the same script as the log, so they never disagree with it.
 
@@ -65,6 +68,13 @@ local function top_of(log)
   if last then return last[1], last[2][2] end
 end
 
+-- Which promotion of a replica made this server the master; empty if none did.
+local function promotion()
+  local info = redis.pcall('INFO', 'replication')
+  if type(info) ~= 'string' or not string.find(info, 'second_repl_offset:%d') then return '' end
+  return string.match(info, 'master_replid:(%x+)')
+end
+
 local function publish(log, predecessor, first, values)
   local lengths = {}
   for i = 1, #values do lengths[i] = #values[i] end
@@ -82,7 +92,7 @@ local function conclude(record, log, running, waiting, chat, value, retention)
   redis.call('PEXPIRE', log, retention)
   redis.call('HDEL', running, chat)
   if not attempt then return end
-  redis.call('ZREM', waiting, chat .. ':' .. string.format('%.0f', attempt + 1))
+  redis.call('ZREM', waiting, redis.call('HGET', record, 'job') or '')
   redis.call('PEXPIRE', record, retention)
   local idempotency = redis.call('HGET', record, 'idempotency')
   if idempotency then redis.call('PEXPIRE', idempotency, retention) end
@@ -99,40 +109,49 @@ CLAIM = (
     LUA_PRELUDE
     + """
 local record, log, running, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local chat, token, worker, previous, reason, failed = unpack(ARGV)
+local chat, token, worker, previous, reason, failed, forgotten, predecessor = unpack(ARGV)
 local top, terminal = top_of(log)
 if not top then return {'gone'} end
 if top == TERMINAL then return {'sealed', terminal} end
-local fields = redis.call('HMGET', record, 'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused')
-local owner, attempt, on_worker_loss, model, request, refused = unpack(fields)
-attempt = tonumber(attempt)
+local fields = redis.call('HMGET', record,
+  'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused', 'begun', 'promotion', 'job')
+local owner, attempt, on_worker_loss, model, request, refused, begun, promoted, job = unpack(fields)
 if not attempt then return {'gone'} end
 if owner == token and refused == token then return {'refused'} end
 if owner ~= token then
-  if previous ~= '' and owner ~= previous then return {'fenced'} end
+  local now_promoted = promotion()
+  if forgotten ~= '' then
+    if owner ~= previous or top ~= predecessor then return {'fenced'} end
+    attempt = tonumber(forgotten)
+  else
+    if previous ~= '' and owner ~= previous then return {'fenced'} end
+    attempt = attempt + 1
+    if promoted ~= now_promoted then attempt = math.ceil(attempt / 1000) * 1000 + 1 end
+  end
   -- Entries that are neither 0-1 nor the beginning of an attempt are chunks.
-  local has_chunks = redis.call('XLEN', log) > attempt + 1
+  local has_chunks = redis.call('XLEN', log) > begun + 1
   local begin = 'S' .. cjson.encode({model = model, token = token})
   if has_chunks and on_worker_loss ~= 'continue' then
     begin = 'R' .. cjson.encode({reason = reason, token = token})
   end
   redis.call('HSETNX', record, 'started', now_ms())
-  redis.call('HSET', record, 'token', token, 'attempt', attempt + 1, 'worker', worker, 'status', 'running')
-  redis.call('ZREM', waiting, chat .. ':' .. (attempt + 1))
+  redis.call('HSET', record, 'token', token, 'worker', worker, 'status', 'running')
+  redis.call('ZREM', waiting, job)
   redis.call('HINCRBY', record, 'failures', failed)
   redis.call('HSET', running, chat, worker)
   if has_chunks and on_worker_loss == 'fail' then
     -- The caller owns the chat, to seal it: no attempt begins.
-    redis.call('HSET', record, 'attempt', attempt, 'refused', token)
+    redis.call('HSET', record, 'refused', token)
     return {'refused'}
   end
-  attempt = attempt + 1
+  begun = redis.call('HINCRBY', record, 'begun', 1)
+  redis.call('HSET', record, 'attempt', attempt, 'promotion', now_promoted, 'predecessor', top)
   redis.call('XADD', log, attempt .. '-0', 'e', begin)
   publish(log, top, attempt .. '-0', {begin})
 end
-local continues = redis.call('XLEN', log) > attempt + 1 and on_worker_loss == 'continue'
-local timing = redis.call('HMGET', record, 'started', 'failures')
-return {'claimed', attempt, now_ms() - timing[1], tonumber(timing[2]), request, continues and 1 or 0}
+local continues = redis.call('XLEN', log) > begun + 1 and on_worker_loss == 'continue'
+local started, failures, before = unpack(redis.call('HMGET', record, 'started', 'failures', 'predecessor'))
+return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), request, continues and 1 or 0, before}
 """
 )
 
@@ -147,6 +166,7 @@ if not top then return {'gone'} end
 if top == TERMINAL then return {'sealed', value} end
 if redis.call('HGET', record, 'token') ~= token then return {'fenced'} end
 if top ~= predecessor then return {'behind', top} end
+if #ARGV < 8 and terminal == '' then return {'appended'} end
 local values = {}
 for i = 8, #ARGV do
   redis.call('XADD', log, attempt .. '-' .. string.format('%.0f', seq + i - 8), 'e', ARGV[i])
@@ -212,7 +232,8 @@ class Claimed:
     """The attempt is the caller's, until a later claim.
 
     `elapsed_ms` is the time since the chat's first attempt began; `failures` counts the failed attempts before this;
-    `continues` says that the chunks of earlier attempts stand, and that this one is to go on after them.
+    `continues` says that the chunks of earlier attempts stand, and that this one is to go on after them; `predecessor`
+    was the log's top before.
     """
 
     attempt: int
@@ -220,6 +241,7 @@ class Claimed:
     failures: int
     request: bytes
     continues: bool
+    predecessor: EntryId
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,14 +330,36 @@ class ChatLog:
         `previous` makes the claim conditional on the token it replaces; `failed` counts the attempt before as failed;
         `reason` is what a `restart` entry says.
         """
+        return await self._begin(chat_id, token, worker_id, previous or "", reason, int(failed), "", "")
+
+    async def reclaim(
+        self,
+        chat_id: str,
+        claim: Claimed,
+        *,
+        token: str,
+        worker_id: str,
+        reason: str,
+        previous: str | None = None,
+        failed: bool = False,
+    ) -> bool:
+        """Make `claim` once more, with what it was made with, because a failover forgot it; False if that cannot be.
+
+        It can while everything is as it was before the claim, so that the attempt keeps its number and its meaning.
+        """
+        reply = await self._begin(
+            chat_id, token, worker_id, previous or "", reason, int(failed), claim.attempt, str(claim.predecessor)
+        )
+        return isinstance(reply, Claimed)
+
+    async def _begin(self, chat_id: str, *args: str | int) -> Claimed | Refused | Sealed | Fenced | Gone:
         reply = await self._claim(
-            keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING],
-            args=[chat_id, token, worker_id, previous or "", reason, int(failed)],
+            keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING], args=[chat_id, *args]
         )
         match reply[0]:
             case b"claimed":
-                _, attempt, elapsed_ms, failures, request, continues = reply
-                return Claimed(attempt, elapsed_ms, failures, request, bool(continues))
+                _, attempt, elapsed_ms, failures, request, continues, predecessor = reply
+                return Claimed(attempt, elapsed_ms, failures, request, bool(continues), EntryId.parse(predecessor))
             case b"refused":
                 return Refused()
             case _:

@@ -57,7 +57,8 @@ local length = redis.call('ZCARD', waiting)
 if length >= tonumber(max_queue) then return {'full', length} end
 local created_us = now_us()
 redis.call('XADD', log, '0-1', 'e', accepted)
-redis.call('HSET', record, 'status', 'queued', 'attempt', 0, 'failures', 0, 'model', model, 'request', request,
+redis.call('HSET', record, 'status', 'queued', 'attempt', 0, 'begun', 0, 'failures', 0, 'promotion', promotion(),
+  'model', model, 'request', request,
   'on_worker_loss', on_worker_loss, 'on_disconnect', on_disconnect, 'token', '',
   'created', string.format('%.0f', math.floor(created_us / 1000)), 'created_us', created_us)
 if idempotency then

@@ -28,6 +28,10 @@ _BELL_WAIT = 1
 _POLLED = 100
 _POLLS_PER_CLEANING = 60
 _RETRY_PAUSE = 0.2
+_LAST_WORDS = 5.0
+"""Seconds for the jobs that were cancelled at the end to hand their chats over and for arq to note it."""
+
+_GOODBYE = 1.0
 
 
 class DoorbellWorker(Worker):
@@ -70,14 +74,15 @@ class DoorbellWorker(Worker):
                 return
 
     async def close(self) -> None:
-        """Shut down as arq does, and to the end also when Redis does not answer."""
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        try:
-            await super().close()
-        except FAILURES as error:
-            logger.warning("Redis failed at the end: %s", error)
-            if self.on_shutdown is not None:
-                await self.on_shutdown(self.ctx)
+        """Shut down as arq does, but to the end, and soon, also when Redis does not answer."""
+        if self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=_LAST_WORDS)
+        with contextlib.suppress(TimeoutError, *FAILURES):
+            async with asyncio.timeout(_GOODBYE):
+                await self.pool.delete(self.health_check_key)
+        if self.on_shutdown is not None:
+            await self.on_shutdown(self.ctx)
+        await self.pool.aclose(close_connection_pool=True)
 
     async def _answer_doorbell(self) -> None:
         # A job that began before `on_startup` is through would find nothing to work with.

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from shared import events, json_text
 from shared.chat import new_token
@@ -145,16 +145,14 @@ class Generator:
     async def _claim(
         self, turn: "_Turn", *, reason: str, failed: bool = False
     ) -> Claimed | Refused | Sealed | Fenced | Gone:
-        previous = turn.begin_claim()
+        turn.begin_claim(reason, failed=failed)
         return await _insist(
-            lambda: self._log.claim(
-                turn.chat_id,
-                token=turn.token,
-                worker_id=self._worker_id,
-                reason=reason,
-                previous=previous,
-                failed=failed,
-            )
+            lambda: self._log.claim(turn.chat_id, token=turn.token, worker_id=self._worker_id, **turn.claim_options)
+        )
+
+    async def _reclaim(self, turn: "_Turn", claim: Claimed) -> bool:
+        return await self._log.reclaim(
+            turn.chat_id, claim, token=turn.token, worker_id=self._worker_id, **turn.claim_options
         )
 
     async def _seal(self, turn: "_Turn", terminal: bytes) -> None:
@@ -167,7 +165,13 @@ class Generator:
         """
         task = asyncio.current_task()
         assert task is not None
-        log = self._writer.open(turn.chat_id, turn.token, claim.attempt, on_lost=task.cancel)
+        log = self._writer.open(
+            turn.chat_id,
+            turn.token,
+            claim.attempt,
+            on_lost=task.cancel,
+            reclaim=lambda: self._reclaim(turn, claim),
+        )
         self._running[turn.chat_id] = log
         try:
             return await self._generate(log, claim, turn.deadline)
@@ -273,6 +277,14 @@ class Generator:
             logger.warning("chat %s not handed over: %r", turn.chat_id, error)
 
 
+class ClaimOptions(TypedDict):
+    """What a claim says beside who claims."""
+
+    reason: str
+    previous: str | None
+    failed: bool
+
+
 @dataclass(slots=True)
 class _Turn:
     """A worker's time with a chat, until `deadline`: one or more attempts, each with a token of its own."""
@@ -281,15 +293,17 @@ class _Turn:
     deadline: float
     tokens: list[str] = field(default_factory=list)
     """The latest first. While a claim is under way, either of two may be the record's."""
+    claim_options: ClaimOptions = field(default_factory=lambda: ClaimOptions(reason="", previous=None, failed=False))
 
     @property
     def token(self) -> str:
         return self.tokens[0]
 
-    def begin_claim(self) -> str | None:
-        """Make a fresh token the turn's; the one that it is to replace."""
+    def begin_claim(self, reason: str, *, failed: bool) -> None:
+        """Make a fresh token the turn's, to replace the one it has had, if any."""
         self.tokens = [new_token(), *self.tokens[:1]]
-        return self.tokens[1] if len(self.tokens) > 1 else None
+        previous = self.tokens[1] if len(self.tokens) > 1 else None
+        self.claim_options = ClaimOptions(reason=reason, previous=previous, failed=failed)
 
 
 async def _flush_briefly(log: AttemptLog) -> None:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from shared import events, keys
 from shared.connect import FAILURES
-from shared.log import ChatLog, Fenced
+from shared.log import ChatLog
 from shared.queue import JobQueue
 from worker.generate import Generator
 
@@ -177,7 +177,7 @@ class Lease:
     async def audit(self) -> None:
         """Compare what this worker is doing with what Redis has it do, both ways.
 
-        An attempt whose chat is not its own any more is told so, in case the notice went astray. A chat that Redis
+        An attempt whose chat is not its own any more asks the log, in case the notice went astray. A chat that Redis
         thinks is running here, while nobody here knows of it, is handed over: a failover forgot its end. It must be so
         at two audits in a row, because a claim reaches Redis before its answer reaches us. Owners that never beat, or
         whose beats were forgotten, are watched from now on.
@@ -186,7 +186,7 @@ class Lease:
         owners = await self._log.owners([attempt.chat_id for attempt in attempts]) if attempts else []
         for attempt, owner in zip(attempts, owners, strict=True):
             if owner != attempt.token.encode():
-                attempt.lose(Fenced())
+                attempt.doubt()
         owner_of = await self._owners()
         listed = await self._redis.zrange(keys.WORKERS, 0, -1)
         self._unlisted = set(owner_of.values()) - {worker.decode() for worker in listed}

@@ -11,11 +11,11 @@ can then append it anew. They are bounded by `PIROPIRO_MAX_OUTPUT`.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from shared.connect import FAILURES
 from shared.cursor import EntryId
-from shared.log import Appended, Batch, Behind, ChatLog, Fenced, Gone, Sealed, Unserved
+from shared.log import Appended, AppendResult, Batch, Behind, ChatLog, Fenced, Gone, Sealed, Unserved
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class AttemptLog:
         attempt: int,
         mark: Callable[["AttemptLog"], None],
         on_lost: Callable[[], object],
+        reclaim: Callable[[], Awaitable[bool]],
     ) -> None:
         self.chat_id = chat_id
         self.token = token
@@ -46,6 +47,7 @@ class AttemptLog:
         self.size = 0
         self._mark = mark
         self._on_lost = on_lost
+        self.reclaim = reclaim
         self._values: list[bytes] = []
         self._stored = 0
         self._pending_bytes = 0
@@ -117,6 +119,10 @@ class AttemptLog:
         if self.is_lost:
             raise LogLost
 
+    def doubt(self) -> None:
+        """Have the writer ask whether the log is still this attempt's."""
+        self._mark(self)
+
     def close(self) -> None:
         """Store nothing more and tell nobody: the job is through with this attempt."""
         self._is_closed = True
@@ -167,9 +173,20 @@ class LogWriter:
         self._dirty: dict[AttemptLog, None] = {}
         self._is_dirty = asyncio.Event()
 
-    def open(self, chat_id: str, token: str, attempt: int, on_lost: Callable[[], object]) -> AttemptLog:
-        """Begin writing an attempt that `token` has claimed; `on_lost` is called once if the log is taken from it."""
-        return AttemptLog(chat_id, token, attempt, self._mark, on_lost)
+    def open(
+        self,
+        chat_id: str,
+        token: str,
+        attempt: int,
+        *,
+        on_lost: Callable[[], object],
+        reclaim: Callable[[], Awaitable[bool]],
+    ) -> AttemptLog:
+        """Begin writing an attempt that `token` has claimed.
+
+        `on_lost` is called once if the log is taken from it; `reclaim` has it back if only its claim was forgotten.
+        """
+        return AttemptLog(chat_id, token, attempt, self._mark, on_lost, reclaim)
 
     def _mark(self, log: AttemptLog) -> None:
         self._dirty[log] = None
@@ -192,7 +209,8 @@ class LogWriter:
         """Store one batch of each log; False if some must be sent again after a pause."""
         batches = [log.next_batch() for log in logs]
         try:
-            results = await self._log.append(batches)
+            replies = await self._log.append(batches)
+            results = [await _reclaimed(log, reply) for log, reply in zip(logs, replies, strict=True)]
         except FAILURES as error:
             logger.warning("append failed, trying again: %s", error)
             for log in logs:
@@ -208,3 +226,11 @@ class LogWriter:
         if refusal is not None:
             logger.warning("append refused, trying again: %s", refusal.reason)
         return refusal is None
+
+
+async def _reclaimed(log: AttemptLog, reply: AppendResult) -> AppendResult:
+    """The log's answer, unless it fenced an attempt whose claim a failover forgot and which could claim it anew."""
+    if not isinstance(reply, Fenced) or not await log.reclaim():
+        return reply
+    logger.warning("a failover forgot the claim of %s: claimed anew", log.chat_id)
+    return Behind(EntryId(log.attempt, 0))

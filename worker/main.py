@@ -36,6 +36,9 @@ from worker.upstream import OpenAIUpstream, Upstream
 logger = logging.getLogger(__name__)
 
 _POLL = 1.0
+_GOODBYE = 1.0
+"""Seconds that leaving the list of workers may take; otherwise the others see the silence."""
+
 _FOREVER = 1_000_000
 """arq's own limits on tries and on jobs it looks at are ours to set: attempts are counted in the chat's record."""
 
@@ -129,8 +132,9 @@ async def _running_parts(settings: Settings, upstream: Upstream, alive_file: Pat
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        with contextlib.suppress(*FAILURES):
-            await lease.resign()
+        with contextlib.suppress(TimeoutError, *FAILURES):
+            async with asyncio.timeout(_GOODBYE):
+                await lease.resign()
         await redis.aclose()
         await upstream.close()
 

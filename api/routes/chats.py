@@ -208,7 +208,7 @@ def _chat_json(chat: Chat, entries: list[Entry]) -> dict[str, Any]:
         "created_at": _seconds(chat.created_ms),
         "started_at": _seconds(chat.started_ms),
         "finished_at": _seconds(chat.finished_ms),
-        "attempts": chat.attempt,
+        "attempts": chat.attempts,
         "text": transcript.text,
         "finish_reason": terminal.get("finish_reason"),
         "usage": terminal.get("usage"),

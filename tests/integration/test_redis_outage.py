@@ -151,7 +151,6 @@ async def test_a_full_server_refuses_what_is_new_and_lets_what_runs_wait(start_s
     assert (await api.ask(body({"deltas": ["a"]}), idempotency_key="/v1/chats")).events[-1].name == "done"
 
 
-@pytest.mark.xfail(strict=False, reason="a worker waits for Redis several times over when it ends")
 async def test_processes_told_to_stop_while_the_server_hangs_end_in_time(start_stack, connect):
     stack = start_stack(drain=DRAIN)
     api = connect(stack.apis[0].url)

@@ -163,7 +163,6 @@ async def test_a_chat_whose_end_was_forgotten_runs_and_ends_again(stack, sentine
     assert text_of(again.events) == "".join(DELTAS[:60])
 
 
-@pytest.mark.xfail(strict=False, reason="a claim that a failover forgot is neither healed nor told")
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_forgotten_claim_never_mixes_two_answers(stack, sentinels, connect, workers):
     async with changing_upstream(words=200, interval=0.03) as upstream:

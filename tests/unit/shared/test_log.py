@@ -55,7 +55,7 @@ async def status(log, chat_id):
 async def test_a_claim_begins_the_next_attempt(log, chat_id):
     assert await status(log, chat_id) is Status.QUEUED
     claimed = await claim(log, chat_id)
-    assert claimed == Claimed(1, claimed.elapsed_ms, 0, b'{"x":1}', continues=False)
+    assert claimed == Claimed(1, claimed.elapsed_ms, 0, b'{"x":1}', continues=False, predecessor=ACCEPTED)
     assert await status(log, chat_id) is Status.RUNNING
     (_, (beginning, value)) = await values(log, chat_id)
     entry = (await log.read(chat_id, ACCEPTED, 1))[0]
@@ -81,6 +81,60 @@ async def test_a_claim_in_place_of_a_token_needs_that_token(log, chat_id):
     await claim(log, chat_id, "A")
     assert await claim(log, chat_id, "B", previous="Z") == Fenced()
     assert (await claim(log, chat_id, "B", previous="A", failed=True)).failures == 1
+
+
+async def forget_claim(redis, queue, chat_id):
+    """Let the server know of the chat only that it waits, as after a failover to a replica that lagged."""
+    await redis.delete(keys.record(chat_id), keys.log(chat_id), keys.RUNNING)
+    await queue.submit(NewChat(chat_id, "m/1", b'{"x":1}', "fingerprint"), max_queue=10)
+
+
+async def reclaim(log, chat_id, claimed, token="A", **options):
+    return await log.reclaim(chat_id, claimed, token=token, worker_id=f"worker-{token}", reason="why", **options)
+
+
+async def test_a_forgotten_claim_is_claimed_again_as_it_was(redis, log, queue, chat_id):
+    claimed = await claim(log, chat_id)
+    before = await values(log, chat_id)
+    await forget_claim(redis, queue, chat_id)
+    assert await reclaim(log, chat_id, claimed)
+    assert await reclaim(log, chat_id, claimed)
+    assert await values(log, chat_id) == before
+    assert await status(log, chat_id) is Status.RUNNING
+    assert await redis.zcard(keys.WAITING) == 0
+
+
+async def test_a_forgotten_claim_that_replaced_another_is_claimed_again_after_that(redis, log, chat_id):
+    await claim(log, chat_id, "A")
+    await append(log, chat_id, "A", 1, 1, [b"tx"])
+    kept = {key: await redis.dump(key) for key in (keys.record(chat_id), keys.log(chat_id))}
+    claimed = await claim(log, chat_id, "B", previous="A", failed=True)
+    before = await values(log, chat_id)
+    for key, dump in kept.items():
+        await redis.restore(key, 0, dump, replace=True)
+    assert not await reclaim(log, chat_id, claimed, "B")
+    assert await reclaim(log, chat_id, claimed, "B", previous="A", failed=True)
+    assert await values(log, chat_id) == before
+    assert await append(log, chat_id, "A", 1, 2, [b"ty"]) == Fenced()
+
+
+async def test_a_claim_is_not_made_again_where_another_came_between(redis, log, queue, chat_id):
+    claimed = await claim(log, chat_id, "A")
+    await forget_claim(redis, queue, chat_id)
+    await claim(log, chat_id, "B")
+    before = await values(log, chat_id)
+    assert not await reclaim(log, chat_id, claimed)
+    assert await values(log, chat_id) == before
+
+
+async def test_a_claim_on_a_server_promoted_since_gives_no_number_that_may_have_been_given(redis, log, chat_id):
+    await redis.hset(keys.record(chat_id), "promotion", "another")
+    assert (await claim(log, chat_id, "A")).attempt == 1001
+    assert (await claim(log, chat_id, "B")).attempt == 1002
+    await redis.hset(keys.record(chat_id), "promotion", "another")
+    assert (await claim(log, chat_id, "C")).attempt == 2001
+    assert [entry.kind for entry in await log.read(chat_id, START, 9)] == [b"A", b"S", b"S", b"S"]
+    assert (await log.snapshot(chat_id))[0].attempts == 3
 
 
 async def test_an_attempt_after_one_without_chunks_is_started(log, chat_id):
@@ -119,7 +173,7 @@ async def test_a_claim_is_refused_where_the_chat_is_to_fail_and_the_claimant_may
     failed = events.error("lost", "server_error", "worker_lost")
     assert await log.seal(chat_id, failed, only_token="C") == Sealed(failed)
     found, _ = await log.snapshot(chat_id)
-    assert (found.status, found.attempt) == (Status.FAILED, 2)
+    assert (found.status, found.attempts) == (Status.FAILED, 2)
 
 
 async def test_chunks_are_numbered_without_holes(log, chat_id):

@@ -86,7 +86,7 @@ async def generating(log, queue, writer, upstream, on_worker_loss=OnWorkerLoss.R
 
 class Outcome:
     def __init__(self, chat, entries):
-        self.status, self.attempts = chat.status, chat.attempt
+        self.status, self.attempts = chat.status, chat.attempts
         self.kinds = b"".join(entry.kind for entry in entries).decode()
         self.text = Transcript.of(entries).text
         self.end = entries[-1].payload() if entries[-1].is_terminal else None

@@ -1,11 +1,12 @@
 import asyncio
 
 import pytest
+from harness.polling import wait_until
 from redis import exceptions
 
 from shared import events, keys
 from shared.chat import new_chat_id
-from shared.cursor import EntryId
+from shared.cursor import START, EntryId
 from shared.log import Sealed, Unserved
 from shared.queue import NewChat
 from worker.log_writer import LogLost, LogWriter
@@ -42,7 +43,13 @@ async def open_attempt(log, queue, writer, token="A"):
     chat = NewChat(new_chat_id(), "m", b"{}", "f")
     await queue.submit(chat, 10)
     claim = await log.claim(chat.id, token=token, worker_id="w", reason="-")
-    return writer.open(chat.id, token, claim.attempt, on_lost=lambda: None)
+    return writer.open(
+        chat.id,
+        token,
+        claim.attempt,
+        on_lost=lambda: None,
+        reclaim=lambda: log.reclaim(chat.id, claim, token=token, worker_id="w", reason="-"),
+    )
 
 
 async def stored(log, attempt):
@@ -144,3 +151,54 @@ async def test_an_attempt_is_full_while_too_much_is_unstored_and_has_room_afterw
     assert not attempt.is_full
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def forget_claim(redis, queue, attempt):
+    """Let the server know of the chat only that it waits, as after a failover to a replica that lagged."""
+    await redis.delete(keys.record(attempt.chat_id), keys.log(attempt.chat_id), keys.RUNNING)
+    await queue.submit(NewChat(attempt.chat_id, "m", b"{}", "f"), 10)
+
+
+async def test_an_attempt_whose_claim_was_forgotten_claims_and_stores_all_of_it_again(redis, log, queue, attempt):
+    attempt.append(b"t1")
+    await attempt.flushed()
+    before = await log.read(attempt.chat_id, START, 10)
+    await forget_claim(redis, queue, attempt)
+    attempt.append(b"t2")
+    await attempt.seal(DONE)
+    after = await log.read(attempt.chat_id, START, 10)
+    assert after[: len(before)] == before
+    assert await stored(log, attempt) == [b"t1", b"t2", DONE]
+    assert await redis.zcard(keys.WAITING) == 0
+
+
+async def test_a_doubted_attempt_finds_out_whether_it_is_lost(redis, log, queue, attempt):
+    attempt.append(b"t1")
+    await attempt.flushed()
+    await forget_claim(redis, queue, attempt)
+    attempt.doubt()
+    await wait_until_running(log, attempt)
+    assert await stored(log, attempt) == [b"t1"]
+    assert not attempt.is_lost
+    await log.claim(attempt.chat_id, token="B", worker_id="w", reason="-")
+    attempt.doubt()
+    with pytest.raises(LogLost):
+        await attempt._until(lambda: False)
+
+
+async def wait_until_running(log, attempt):
+    async def is_stored():
+        return await stored(log, attempt) == [b"t1"]
+
+    await wait_until(is_stored)
+
+
+async def test_a_forgotten_claim_of_a_chat_that_another_took_is_lost(redis, log, queue, attempt):
+    attempt.append(b"t1")
+    await attempt.flushed()
+    await forget_claim(redis, queue, attempt)
+    await log.claim(attempt.chat_id, token="B", worker_id="w", reason="-")
+    attempt.append(b"t2")
+    with pytest.raises(LogLost):
+        await attempt.flushed()
+    assert await stored(log, attempt) == []
