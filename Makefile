@@ -41,7 +41,7 @@ bench: ## measure throughput and latency; ARGS=slow-readers or first-minute pick
 	@$(DEV)
 	@$(PY) -m bench $(ARGS)
 
-faults: ## kill, pause and cut everything while clients read, and check that no promise was broken
+faults: ## kill, pause and cut everything while clients read; ARGS=--quick, takeover, cancel, deploy or failover
 	@$(DEV)
 	@$(PY) -m faults $(ARGS)
 

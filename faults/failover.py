@@ -35,7 +35,7 @@ _CALM = 5.0
 
 _SENTINELS = 3
 _SERVICE = "main"
-_DOWN_AFTER_MS = 500
+_DOWN_AFTER_MS = 1000
 _TIMEOUT = 30.0
 _PATIENCE = 600.0
 _SETTLE = 30.0
@@ -97,6 +97,12 @@ class Pair:
         ]
         replication = await self.replica.replication()
         return replication.get("role") == "master" and all(int(port) == self.replica.port for _, port in addresses)
+
+    async def is_settled(self) -> bool:
+        """Whether both are well and watched, in the roles that the sentinels gave them: they may change their mind."""
+        if await self.is_over():
+            self.master, self.replica = self.replica, self.master
+        return await self.is_linked() and await self.is_watched()
 
     async def cut_replication(self) -> None:
         """Let the replica have what there is, and nothing that comes."""
@@ -275,8 +281,8 @@ async def _fail_over(stack: Stack, pair: Pair, happen: Callable[[Pair], Awaitabl
     took = await watching - began
     pair.master, pair.replica = pair.replica, pair.master
     stack.redis = pair.master.redis
-    await until(pair.is_linked)
-    await until(pair.is_watched)
+    await until(pair.is_settled)
+    stack.redis = pair.master.redis
     return took
 
 
