@@ -36,7 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
         redis = connect(settings.redis_url)
         log, queue, subscriber = ChatLog(redis, settings.retention), JobQueue(redis), Subscriber(redis)
         tails = Tails(log, queue, subscriber)
-        app.state.services = Services(settings, log, queue, tails)
+        leaving = asyncio.Event()
+        app.state.services = Services(settings, log, queue, tails, leaving)
         background = [
             asyncio.create_task(part)
             for part in (
@@ -47,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         ]
         for task in background:
             task.add_done_callback(_stop_if_failed)
-        restore = _call_on_stop(tails.drain)
+        restore = _call_on_stop(leaving.set, settings.linger, tails.drain)
         try:
             yield
         finally:
@@ -74,14 +75,14 @@ def _stop_if_failed(task: asyncio.Task[None]) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _call_on_stop(stop: Callable[[], None]) -> Callable[[], None]:
-    """Call `stop` on the event loop when the server is told to end, before it waits for its streams.
+def _call_on_stop(announce: Callable[[], None], linger: float, stop: Callable[[], None]) -> Callable[[], None]:
+    """Have the server, told to end, `announce` it, serve on for `linger` seconds, and `stop` before it ends.
 
-    uvicorn tells the application only after every connection is closed, which an open stream would put off for ever.
-    So its signal handlers are wrapped; the function returned puts them back.
+    Told again, it ends at once. uvicorn tells the application only after every connection is closed, which an open
+    stream would put off for ever. So its signal handlers are wrapped; the function returned puts them back.
     """
     loop = asyncio.get_running_loop()
-    wrapped = {}
+    wrapped, is_told = {}, False
     for signum in (signal.SIGTERM, signal.SIGINT):
         before = signal.getsignal(signum)
         if not callable(before):
@@ -90,6 +91,12 @@ def _call_on_stop(stop: Callable[[], None]) -> Callable[[], None]:
         def handle(
             signum: int, frame: FrameType | None, before: Callable[[int, FrameType | None], object] = before
         ) -> None:
+            nonlocal is_told
+            if linger and not is_told:
+                is_told = True
+                loop.call_soon_threadsafe(announce)
+                loop.call_soon_threadsafe(lambda: loop.call_later(linger, handle, signum, None))
+                return
             loop.call_soon_threadsafe(stop)
             before(signum, frame)
 

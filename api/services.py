@@ -1,5 +1,6 @@
 """What the routes work with: made once by `api.main`, handed to each request."""
 
+import asyncio
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -18,6 +19,8 @@ class Services:
     log: ChatLog
     queue: JobQueue
     tails: Tails
+    leaving: asyncio.Event
+    """Set when the replica was told to end and serves on a little."""
 
 
 def services(request: Request) -> Services:

@@ -116,4 +116,4 @@ def restarts(evidence: Evidence) -> int:
 
 def answers(tally: Tally) -> str:
     """What clients were answered other than success, by status."""
-    return ", ".join(f"{number} times {status}" for status, number in sorted(tally.answers.items())) or "none"
+    return ", ".join(f"{number} times {status}" for status, number in sorted(tally.answers.items()) if number) or "none"

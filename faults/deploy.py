@@ -1,6 +1,7 @@
 """What a deploy costs: all processes are replaced, one by one behind HAProxy, while clients read; some are killed."""
 
 import asyncio
+import copy
 import json
 import os
 import re
@@ -26,12 +27,14 @@ from faults.tally import Tally
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 CHATS = 200
 APIS, WORKERS = 3, 3
+LINGER = 3.0
 DRAIN = 30.0
 """Longer than any of the crowd's chats, so that a worker told to stop ends what it runs."""
 
-API_GRACE = 7.0
-"""Within which a replica has to end: five seconds are for requests, the rest for a busy machine."""
+API_GRACE = LINGER + 7.0
+"""Within which a replica has to end: five seconds beyond are for requests, the rest for a busy machine."""
 
+_WORKER_GRACE = 7.0
 _KILLS = 2
 _TIDY = 20.0
 _PATIENCE = 300.0
@@ -51,6 +54,9 @@ class Deploy:
     checked: dict[str, bytes] = field(default_factory=dict)
     keyed: dict[str, str] = field(default_factory=dict)
     exits: dict[str, list[float]] = field(default_factory=lambda: {_API_EXIT: [], _WORKER_EXIT: []})
+    rolled: Tally = field(default_factory=Tally)
+    """What was counted when everything had been replaced in order, before the kills."""
+
     most: int = 0
     seconds: float = 0.0
 
@@ -76,7 +82,8 @@ class Deploy:
                 ("readers", f"{tally.readers}"),
                 ("resumes", f"{tally.resumes}"),
                 ("repeated POSTs", f"{tally.retried_posts}"),
-                ("errors that clients saw", answers(tally)),
+                ("errors that clients saw, of a rolling restart", answers(self.rolled)),
+                ("… and all, two replicas killed besides", answers(tally)),
                 *((f"**{column}**", f"**{number}**") for column, number in counts(self.findings).items()),
                 ("**restarts**", f"**{tally.restarts}**"),
                 *((kind, latencies(times)) for kind, times in self.exits.items()),
@@ -90,7 +97,7 @@ async def run(folder: Path, *, seats: int = CHATS, apis: int = APIS, workers: in
     Raises:
         StartFailed: something did not start, or there is no HAProxy.
     """
-    settings = {"PIROPIRO_DRAIN": f"{DRAIN:g}"}
+    settings = {"PIROPIRO_DRAIN": f"{DRAIN:g}", "PIROPIRO_LINGER": f"{LINGER:g}"}
     async with (
         running_stack(folder, Random(1), apis=apis, workers=workers, settings=settings, is_proxied=False) as stack,
         balancer(folder, [replica.port for replica in stack.replicas]) as port,
@@ -132,9 +139,10 @@ async def replace_all(stack: Stack, deploy: Deploy) -> None:
         deploy.exits[_API_EXIT].append(await _stop(replica.place, API_GRACE, deploy.tally))
         await _bring_back(replica.place, replica.port)
     for worker in stack.workers:
-        deploy.exits[_WORKER_EXIT].append(await _stop(worker.place, DRAIN + API_GRACE, deploy.tally))
+        deploy.exits[_WORKER_EXIT].append(await _stop(worker.place, DRAIN + _WORKER_GRACE, deploy.tally))
         await worker.place.start()
         await stack.identify(worker)
+    deploy.rolled = copy.deepcopy(deploy.tally)
     for replica in stack.replicas[:_KILLS]:
         await replica.place.kill()
         await _bring_back(replica.place, replica.port)

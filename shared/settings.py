@@ -50,6 +50,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PIROPIRO_CONTINUE_PARAMS"),
     )
     drain: float = Field(30, ge=0, le=31_536_000, allow_inf_nan=False, validation_alias=AliasChoices("PIROPIRO_DRAIN"))
+    linger: float = Field(0, ge=0, le=3600, allow_inf_nan=False, validation_alias=AliasChoices("PIROPIRO_LINGER"))
 
     @field_validator("continue_params", mode="before")
     @classmethod

@@ -13,8 +13,10 @@ router = APIRouter(tags=["health"])
 
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **openapi.HEALTHZ)
-async def healthz() -> Response:
-    """The process is alive."""
+async def healthz(deps: Annotated[Services, Depends(services)]) -> Response:
+    """The process is alive and will stay: a replica that was told to end says 503, while it lingers."""
+    if deps.leaving.is_set():
+        raise ApiError(503, "This replica is about to end.", type_="server_error", code="leaving")
     return json_response({"status": "ok"})
 
 

@@ -1,6 +1,7 @@
 """API replicas that die, are told to stop, serve slow readers, and share few connections."""
 
 import asyncio
+import signal
 import socket
 from contextlib import AsyncExitStack
 
@@ -30,6 +31,36 @@ async def test_a_killed_replica_costs_its_clients_nothing(start_stack, connect):
     rest = await other.read(reading.chat_id, cursor=kept[-1].id)
     assert raw_of(kept) + rest.received == (await other.read(reading.chat_id)).received
     assert [event.data for event in kept + rest.events] == [*numbered(60), "[DONE]"]
+
+
+async def test_a_replica_that_lingers_says_so_and_serves_on(start_stack, connect):
+    stack = start_stack(linger=2)
+    (replica,) = stack.apis
+    api = connect(replica.url)
+    async with api.posting(body({"deltas": numbered(100), "interval": 0.02})) as reading:
+        await reading.first(5)
+        exiting = asyncio.create_task(replica.process.terminate(within=9))
+
+        async def is_leaving():
+            return (await api.http.get("/healthz")).status_code == 503
+
+        await wait_until(is_leaving)
+        assert (await api.ask(body({"deltas": ["a"]}))).events[-1].name == "done"
+        await reading.rest()
+        assert reading.ends_between_events
+    assert await exiting in (0, -signal.SIGTERM)
+
+
+async def test_a_replica_told_twice_to_stop_does_not_linger(start_stack, connect):
+    (replica,) = start_stack(linger=60).apis
+    api = connect(replica.url)
+    replica.process.signal(signal.SIGTERM)
+
+    async def is_leaving():
+        return (await api.http.get("/healthz")).status_code == 503
+
+    await wait_until(is_leaving)
+    assert await replica.process.terminate(within=7) in (0, -signal.SIGTERM)
 
 
 async def test_a_replica_told_to_stop_ends_its_streams_between_events_and_exits(start_stack, connect):
