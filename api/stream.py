@@ -7,11 +7,15 @@ written, and a client that takes nothing for `PIROPIRO_WRITE_TIMEOUT` is cut. If
 """
 
 import asyncio
+import contextlib
+import fcntl
 import logging
+import sys
+import termios
 from typing import cast
 
 from fastapi import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api.sse import KEEP_ALIVE, queued_frame
 from api.tail import Follower, Place
@@ -88,10 +92,11 @@ class _Client:
         self._follower = follower
         self._write_timeout = write_timeout
         if connection is not None:
-            connection.set_write_buffer_limits(high=0)
+            with contextlib.suppress(RuntimeError):  # the client has left already
+                connection.set_write_buffer_limits(high=1)
 
     async def start(self, headers: list[tuple[bytes, bytes]]) -> None:
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._try_send({"type": "http.response.start", "status": 200, "headers": headers})
         # Proxies and clients see the headers before there is a first event.
         await self._send_body(b"")
 
@@ -103,13 +108,15 @@ class _Client:
         connection, patience = self._connection, self._write_timeout
         if connection is None:
             return
-        left = connection.get_write_buffer_size()
+        if not connection.get_write_buffer_size():
+            return
+        left = _unsent(connection)
         while left:
             try:
                 async with asyncio.timeout(_LOOK):
                     await self._send_body(b"")
             except TimeoutError:
-                before, left = left, connection.get_write_buffer_size()
+                before, left = left, _unsent(connection)
                 patience = self._write_timeout if left < before else patience - _LOOK
                 if patience <= 0 or (left >= before and self._follower.is_over):
                     logger.info("cutting a client that does not read")
@@ -122,11 +129,23 @@ class _Client:
         await self._send_body(b"", more=False)
 
     async def _send_body(self, frames: bytes, *, more: bool = True) -> None:
+        await self._try_send({"type": "http.response.body", "body": frames, "more_body": more})
+
+    async def _try_send(self, message: Message) -> None:
         try:
-            await self._send({"type": "http.response.body", "body": frames, "more_body": more})
+            await self._send(message)
         except RuntimeError as error:  # uvloop's, where the client left with further requests pipelined
             logger.debug("client gone: %s", error)
             self._follower.close()
+
+
+def _unsent(connection: asyncio.WriteTransport) -> int:
+    """Bytes that the client has not acknowledged: ours, and the kernel's where it tells (Linux)."""
+    ours, peer = connection.get_write_buffer_size(), connection.get_extra_info("socket")
+    try:
+        return ours + int.from_bytes(fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, AttributeError):
+        return ours
 
 
 def _connection(receive: Receive) -> asyncio.WriteTransport | None:

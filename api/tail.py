@@ -118,6 +118,8 @@ class Follower:
         items = self._tail.items_after(self.position)
         if items is None:
             items = await self._read_page()
+            if not items:
+                return b""
         elif not items:
             return None
         frames, size = list[bytes](), 0
@@ -131,14 +133,20 @@ class Follower:
         return b"".join(frames)
 
     async def _read_page(self) -> Sequence[Item]:
-        """The next entries from the stream, about as many as one write takes."""
+        """The next entries from the stream, about as many as one write takes.
+
+        There are none if the stream lacks the position: a failover forgot it, and what lies above is not its sequel.
+        """
         entries = await self._tail.read(self.position, self._page_count)
         if entries:
             average = sum(len(entry.value) for entry in entries) // len(entries)
             fitting = max(1, _WRITE_BYTES // (average + 1))
             self._page_count = min(_PAGE, _PAGE_GROWTH * self._page_count, fitting)
-        else:
+        elif self._tail.is_sealed:
             self._tail.close()  # the log is past its retention
+        else:
+            self._tail.refresh()  # which heals, or ends the streams
+            await asyncio.sleep(_RETRY)
         return [Item(entry) for entry in entries]
 
     async def _wait(self, deadline: float) -> bool:
@@ -205,8 +213,11 @@ class Tail:
         return self._items[bisect_right(self._ids, position) :]
 
     async def read(self, position: EntryId, count: int) -> list[Entry]:
-        """The next entries above `position`, from the stream."""
-        return await self._log.read(self.chat_id, position, count)
+        """The next entries above `position`, from the stream; none if that does not hold the position itself."""
+        if position == START:
+            return await self._log.read(self.chat_id, position, count)
+        entries = await self._log.read_from(self.chat_id, position, count + 1)
+        return entries[1:] if entries and entries[0].id == position else []
 
     def on_subscribed(self) -> None:
         self.refresh()

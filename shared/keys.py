@@ -33,7 +33,7 @@ CHATS = "piropiro:{*}:*"
 
 def chat_of(key: bytes) -> str:
     """The id of the chat that a record or log belongs to."""
-    return key.decode().partition("{")[2].partition("}")[0]
+    return key.decode(errors="replace").partition("{")[2].partition("}")[0]
 
 
 def record(chat_id: str) -> str:

@@ -22,7 +22,7 @@ may take memory; so that is always the first that changes anything.) Hence:
 * at any time at most one token can append, and claiming replaces it: the later claim wins, the earlier is fenced;
 * a claim that a failover forgot is claimed again under the same number by its own holder only (`reclaim`). Anybody else
   must not give the number, with which readers may have seen other chunks, a second meaning: the first claim on a server
-  that was promoted after the record was written goes on at the next thousand;
+  that was promoted after the record was written takes its number from the clock;
 * a log is a sequence without holes, up to its top, always;
 * status, owner and retention change in the same script as the log, so they never disagree with it.
 
@@ -126,7 +126,9 @@ if owner ~= token then
   else
     if previous ~= '' and owner ~= previous then return {'fenced'} end
     attempt = attempt + 1
-    if promoted ~= now_promoted then attempt = math.ceil(attempt / 1000) * 1000 + 1 end
+    if promoted ~= now_promoted then
+      attempt = math.max(math.ceil(attempt / 1000), tonumber(redis.call('TIME')[1])) * 1000 + 1
+    end
   end
   -- Entries that are neither 0-1 nor the beginning of an attempt are chunks.
   local has_chunks = redis.call('XLEN', log) > begun + 1
@@ -216,10 +218,9 @@ if top == TERMINAL then
   if is_open then conclude(record, log, running, waiting, chat, terminal, retention) end
   return {'sealed', terminal}
 end
-if not top and not is_open then return {'gone'} end
-if top and is_open and (redis.call('HEXISTS', running, chat) == 1 or job and redis.call('ZSCORE', waiting, job)) then
-  return {'fenced'}
-end
+if not top and not status then return {'gone'} end
+local is_waiting = job and redis.call('ZSCORE', waiting, job) and redis.call('ZSCORE', KEYS[5], job)
+if top and is_open and (is_waiting or redis.call('HEXISTS', running, chat) == 1) then return {'fenced'} end
 seal(record, log, running, waiting, chat, value, retention)
 publish(log, top or '0-0', TERMINAL, {value})
 return {'sealed', value}
@@ -413,7 +414,7 @@ class ChatLog:
     async def end_orphan(self, chat_id: str, terminal: bytes) -> Sealed | Fenced | Gone:
         """End a chat that nobody else can end, because something of it is missing; `Fenced` if it is in order."""
         reply = await self._end_orphan(
-            keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING],
+            keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING, keys.QUEUE],
             args=[chat_id, terminal, self._retention_ms],
         )
         return _refusal(reply)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from shared import events, keys
 from shared.chat import Status
@@ -33,6 +34,7 @@ _KEYS = 500
 _OVERTIME = 30.0
 """Seconds beyond its time-out that a chat's own worker gets to end it."""
 
+_ENDED = {status.encode() for status in Status if status.is_terminal}
 _LOST = events.error(
     "Something of the chat was lost in Redis, so that nobody can go on with it.", "server_error", "lost"
 )
@@ -120,11 +122,15 @@ class Sweep:
             for chat_id in chat_ids:
                 pipe.hmget(keys.record(chat_id), ["status", "started"])
                 pipe.xrange(keys.log(chat_id), str(TERMINAL), str(TERMINAL), 1)
-            rows = await pipe.execute()
-        for chat_id, (status, started), end in zip(chat_ids, rows[::2], rows[1::2], strict=True):
-            if end and status is not None and Status(status.decode()).is_terminal:
-                continue
-            if isinstance(await self._log.end_orphan(chat_id, _LOST), Sealed):
-                logger.warning("chat %s was an orphan", chat_id)
-            elif status == b"running" and started is not None and int(started) < horizon:
-                await self._log.seal(chat_id, timed_out, only_status=Status.RUNNING)
+            rows = await pipe.execute(raise_on_error=False)
+        for chat_id, fields, end in zip(chat_ids, rows[::2], rows[1::2], strict=True):
+            try:
+                status, started = fields
+                if end and status in _ENDED:
+                    continue
+                if isinstance(await self._log.end_orphan(chat_id, _LOST), Sealed):
+                    logger.warning("chat %s was an orphan", chat_id)
+                elif status == b"running" and started is not None and int(started) < horizon:
+                    await self._log.seal(chat_id, timed_out, only_status=Status.RUNNING)
+            except (TypeError, ValueError, ResponseError) as error:
+                logger.warning("what Redis holds of chat %r cannot be read: %r", chat_id, error)

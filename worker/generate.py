@@ -185,7 +185,8 @@ class Generator:
             return None
         finally:
             log.close()
-            del self._running[turn.chat_id]
+            if self._running.get(turn.chat_id) is log:  # else it is a later turn's, of the same chat
+                del self._running[turn.chat_id]
 
     async def _generate(self, log: AttemptLog, claim: Claimed, deadline: float) -> UpstreamError | None:
         """Stream the answer into the log and seal it, unless it failed in a way that allows another attempt.

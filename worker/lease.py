@@ -31,6 +31,9 @@ return {now, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')}
 
 _WORKERS_LOST = events.error("Every worker that generated the answer was lost.", "server_error", "worker_lost")
 _BEATS_PER_LEASE = 6
+_PATIENCE = 2
+"""Beats' intervals after which a beat counts as lost."""
+
 _GAPS_PER_LEASE = 3
 """A third of a lease is the most that the time between two looks may count."""
 
@@ -107,19 +110,22 @@ class Lease:
     async def run(self) -> None:
         """Beat as long as the worker lives; ends only by cancellation.
 
-        Taking over many chats takes longer than a lease may, so it goes on beside the beats.
+        Taking over many chats takes longer than a lease may, so it goes on beside the beats. A beat without an answer is
+        soon sent again over another connection: one that hangs must not make a living worker look dead.
         """
-        loop, beats = asyncio.get_running_loop(), 0
-        async with asyncio.TaskGroup() as takeovers:
+        loop, beats, auditing = asyncio.get_running_loop(), 0, None
+        async with asyncio.TaskGroup() as beside:
             while True:
                 begun = loop.time()
                 try:
-                    for worker in set(await self.beat()) - self._taken_over:
+                    async with asyncio.timeout(_PATIENCE * self._interval):
+                        silent = await self.beat()
+                    for worker in set(silent) - self._taken_over:
                         self._taken_over.add(worker)
-                        takeovers.create_task(self._take_over(worker))
+                        beside.create_task(self._take_over(worker))
                     beats += 1
-                    if beats % _BEATS_PER_LEASE == 0:
-                        await self.audit()
+                    if beats % _BEATS_PER_LEASE == 0 and (auditing is None or auditing.done()):
+                        auditing = beside.create_task(self._audit())
                 except FAILURES as error:
                     self._watch.blink()
                     logger.warning("heartbeat failed, trying again: %s", error)
@@ -173,6 +179,12 @@ class Lease:
             await self._log.seal(chat_id, _WORKERS_LOST, only_token=token.decode())
         else:
             await self._queue.hand_over(chat_id, token.decode(), failed=True)
+
+    async def _audit(self) -> None:
+        try:
+            await self.audit()
+        except FAILURES as error:
+            logger.warning("audit failed, trying again: %s", error)
 
     async def audit(self) -> None:
         """Compare what this worker is doing with what Redis has it do, both ways.

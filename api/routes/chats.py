@@ -77,6 +77,8 @@ async def create_and_stream(request: Request, deps: Deps, reading: ReadingParam,
             return await _resume(deps, reading.cursor.chat_id, reading)
     chat = await _read_chat(deps, request, options)
     async with within_patience():
+        if chat.on_disconnect is OnDisconnect.CANCEL:  # before it exists, so that it cannot be left without being read
+            await deps.queue.keep_readers([chat.id])
         existing = await _create(deps, chat)
         if existing is not None:
             return await _resume(deps, existing.chat_id, reading)

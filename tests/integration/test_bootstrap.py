@@ -58,6 +58,8 @@ class Checkout:
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,
+            # A shell's background job, and what it starts, ignores the signal.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads here
         )
 
     def run(self, *command: str, **env: str) -> tuple[int, str, str]:

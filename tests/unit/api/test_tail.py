@@ -211,6 +211,35 @@ async def test_a_reader_that_falls_behind_the_ring_catches_up_without_loss(monke
     slow.close()
 
 
+@pytest.mark.parametrize("heals", [True, False])
+async def test_a_reader_behind_the_ring_goes_on_only_where_its_position_is_still_in_the_stream(monkeypatch, heals):
+    monkeypatch.setattr(tail_module, "_RING_ENTRIES", 4)
+    monkeypatch.setattr(tail_module, "_RETRY", 0.001)
+    monkeypatch.setattr(tail_module, "HEAL", 0.05)
+    replica = Replica()
+    slow = replica.follow()
+    replica.listener.on_subscribed()
+    await settle()
+    received = bytearray(await slow.next(60))
+    for n in range(100):
+        replica.write([f"w{n}"])
+    received += await slow.next(60)
+    before = list(replica.log.entries)
+    assert received != replica.frames()
+    replica.log.entries = [before[0], *(Entry(EntryId(7, n), b"S{}" if n == 0 else b"tother") for n in range(200))]
+    step = asyncio.create_task(slow.next(60))
+    await settle()
+    assert not step.done()
+    if heals:
+        replica.log.entries = before
+        received += await step
+        while received != replica.frames():
+            received += await slow.next(60)
+    else:
+        assert await step is None
+    slow.close()
+
+
 async def test_ring_bytes_are_bounded(monkeypatch):
     monkeypatch.setattr(tail_module, "_RING_BYTES", 1000)
     replica = Replica()

@@ -1,4 +1,5 @@
 import asyncio
+import time
 
 import pytest
 
@@ -129,11 +130,15 @@ async def test_a_claim_is_not_made_again_where_another_came_between(redis, log, 
 
 async def test_a_claim_on_a_server_promoted_since_gives_no_number_that_may_have_been_given(redis, log, chat_id):
     await redis.hset(keys.record(chat_id), "promotion", "another")
-    assert (await claim(log, chat_id, "A")).attempt == 1001
-    assert (await claim(log, chat_id, "B")).attempt == 1002
-    await redis.hset(keys.record(chat_id), "promotion", "another")
-    assert (await claim(log, chat_id, "C")).attempt == 2001
-    assert [entry.kind for entry in await log.read(chat_id, START, 9)] == [b"A", b"S", b"S", b"S"]
+    first = (await claim(log, chat_id, "A")).attempt
+    assert first == pytest.approx(1000 * time.time(), abs=60_000)
+    assert (await claim(log, chat_id, "B")).attempt == first + 1
+    assert await append(log, chat_id, "B", first + 1, 1, [b"tx"]) == Appended()
+    await redis.hset(keys.record(chat_id), "promotion", "a third")
+    third = (await claim(log, chat_id, "C")).attempt
+    assert third > first + 1
+    assert (third - 1) % 1000 == 0
+    assert [entry.kind for entry in await log.read(chat_id, START, 9)] == [b"A", b"S", b"S", b"t", b"R"]
     assert (await log.snapshot(chat_id))[0].attempts == 3
 
 

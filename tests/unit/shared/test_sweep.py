@@ -80,6 +80,10 @@ async def forget_job(redis, chat_id):
     await redis.delete(keys.WAITING, keys.QUEUE, f"arq:job:{chat_id}:1")
 
 
+async def forget_queue(redis, chat_id):
+    await redis.delete(keys.QUEUE, f"arq:job:{chat_id}:1")
+
+
 async def forget_record(redis, chat_id):
     await redis.delete(keys.record(chat_id))
 
@@ -95,7 +99,7 @@ async def end_of(log, chat_id):
     return last.payload()
 
 
-@pytest.mark.parametrize("lose", [forget_job, forget_record, forget_log])
+@pytest.mark.parametrize("lose", [forget_job, forget_queue, forget_record, forget_log])
 async def test_a_chat_of_which_something_is_lost_ends(sweep, redis, log, chat_id, lose):
     await lose(redis, chat_id)
     await sweep.search()
@@ -156,5 +160,23 @@ async def test_one_search_at_a_time_is_enough(sweep, redis, log, chat_id):
     await sweep.search()
     assert await status(log, chat_id) is Status.QUEUED
     await redis.delete(keys.SEARCH)
+    await sweep.search()
+    assert await status(log, chat_id) is Status.FAILED
+
+
+async def test_an_ended_chat_that_lost_its_log_is_told_so(sweep, redis, log, chat_id):
+    await log.seal(chat_id, events.cancelled())
+    await forget_log(redis, chat_id)
+    await sweep.search()
+    assert (await end_of(log, chat_id))["error"]["code"] == "lost"
+    assert await status(log, chat_id) is Status.FAILED
+
+
+@pytest.mark.parametrize("fields", [{"status": "foo"}, {"status": "running", "started": "x"}, None])
+async def test_what_cannot_be_read_stops_no_search(sweep, redis, log, chat_id, fields):
+    other = keys.record("chat_strange")
+    await redis.set(other, "x") if fields is None else await redis.hset(other, mapping=fields)
+    await redis.set(b"piropiro:{\xff}:chat", "x")
+    await forget_job(redis, chat_id)
     await sweep.search()
     assert await status(log, chat_id) is Status.FAILED
