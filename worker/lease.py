@@ -110,8 +110,8 @@ class Lease:
     async def run(self) -> None:
         """Beat as long as the worker lives; ends only by cancellation.
 
-        Taking over many chats takes longer than a lease may, so it goes on beside the beats. A beat without an answer is
-        soon sent again over another connection: one that hangs must not make a living worker look dead.
+        Taking over many chats takes longer than a lease may, so it goes on beside the beats. A beat without an answer
+        is soon sent again over another connection: one that hangs must not make a living worker look dead.
         """
         loop, beats, auditing = asyncio.get_running_loop(), 0, None
         async with asyncio.TaskGroup() as beside:
