@@ -29,7 +29,7 @@ def unfenced():
         "if top ~= predecessor then return {'behind', top} end",
         "if top ~= predecessor then attempt, seq = string.match(top, '(%d+)-(%d+)'); seq = seq + 1 end",
     )
-    assert script.count("string.match") == 1
+    assert script.count("string.match(top") == 1
     shared.log.APPEND = script
     worker.lease.Lease.audit = lambda _: asyncio.sleep(0)
 
