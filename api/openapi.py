@@ -161,5 +161,5 @@ CREATE: dict[str, Any] = {
 READ: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat"), **_errors(404, 503)}}
 STREAM: dict[str, Any] = {**_STREAMED, "responses": {**_STREAM_ANSWER, **_errors(400, 404, 410, 503)}}
 CANCEL: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat as it ended"), **_errors(404, 503)}}
-HEALTHZ: dict[str, Any] = {**_PLAIN, "responses": _errors(503)}
+HEALTHZ: dict[str, Any] = {**_PLAIN, "responses": _errors(404)}
 READYZ: dict[str, Any] = {**_PLAIN, "responses": _errors(503)}

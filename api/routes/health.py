@@ -14,9 +14,12 @@ router = APIRouter(tags=["health"])
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **openapi.HEALTHZ)
 async def healthz(deps: Annotated[Services, Depends(services)]) -> Response:
-    """The process is alive and will stay: a replica that was told to end says 503, while it lingers."""
+    """The process is alive and will stay: one that was told to end says 404 while it lingers.
+
+    With that HAProxy sends it nothing new, but leaves its streams alone (`http-check disable-on-404`).
+    """
     if deps.leaving.is_set():
-        raise ApiError(503, "This replica is about to end.", type_="server_error", code="leaving")
+        raise ApiError(404, "This replica is about to end.", type_="server_error", code="leaving")
     return json_response({"status": "ok"})
 
 

@@ -42,7 +42,7 @@ async def test_a_replica_that_lingers_says_so_and_serves_on(start_stack, connect
         exiting = asyncio.create_task(replica.process.terminate(within=9))
 
         async def is_leaving():
-            return (await api.http.get("/healthz")).status_code == 503
+            return (await api.http.get("/healthz")).status_code == 404
 
         await wait_until(is_leaving)
         assert (await api.ask(body({"deltas": ["a"]}))).events[-1].name == "done"
@@ -57,7 +57,7 @@ async def test_a_replica_told_twice_to_stop_does_not_linger(start_stack, connect
     replica.process.signal(signal.SIGTERM)
 
     async def is_leaving():
-        return (await api.http.get("/healthz")).status_code == 503
+        return (await api.http.get("/healthz")).status_code == 404
 
     await wait_until(is_leaving)
     assert await replica.process.terminate(within=7) in (0, -signal.SIGTERM)
