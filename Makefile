@@ -6,12 +6,12 @@ DEV := sh scripts/bootstrap.sh dev
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up install test fast lint bench faults lock clean
+.PHONY: help up install test fast lint bench bench-quick faults lock clean
 
 help: ## show this list
 	@echo 'Piropiro streams LLM answers through a queue. Start with: make up'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'make up ARGS="--api 2 --workers 2 --port 9000" passes options; make PYTHON=/path/to/python picks a Python.'
 
@@ -37,9 +37,13 @@ lint: ## check style, types and which package imports which
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-bench: ## measure throughput and latency; ARGS=slow-readers or first-minute picks another benchmark
+bench: ## compare with simpler ways, in 8 minutes; ARGS=queue, slow-readers or first-minute is another benchmark
 	@$(DEV)
 	@$(PY) -m bench $(ARGS)
+
+bench-quick: ## the same comparison in a minute, for a first look
+	@$(DEV)
+	@$(PY) -m bench compare --quick
 
 faults: ## kill, pause and cut everything while clients read; ARGS=--quick, takeover, cancel, deploy or failover
 	@$(DEV)

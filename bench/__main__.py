@@ -9,9 +9,15 @@ import uvloop
 
 from bench import first_minute, queue, slow_readers
 from bench.client import ApiFailed
+from bench.compare.run import run as compare
 from bench.processes import StartFailed
 
-BENCHMARKS = {"queue": queue.run, "first-minute": first_minute.run, "slow-readers": slow_readers.run}
+BENCHMARKS = {
+    "compare": compare,
+    "queue": queue.run,
+    "first-minute": first_minute.run,
+    "slow-readers": slow_readers.run,
+}
 
 
 def main() -> int:
@@ -20,7 +26,13 @@ def main() -> int:
         prog="python -m bench",
         description="Measure Piropiro with real processes on this machine. Results go to bench/results/.",
     )
-    parser.add_argument("name", nargs="?", default="queue", choices=sorted(BENCHMARKS), help="default: queue")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default="compare",
+        choices=sorted(BENCHMARKS),
+        help="default: compare, with simpler ways to stream answers",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="fewer chats or runs, for a first look; results are not written"
     )

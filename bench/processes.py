@@ -37,8 +37,8 @@ async def running(
     environment: Mapping[str, str],
     log: Path,
     is_ready: Callable[[], Awaitable[bool]],
-) -> AsyncIterator[None]:
-    """Run a process for as long as the context is open; enter it when `is_ready` says so.
+) -> AsyncIterator[int]:
+    """Run a process for as long as the context is open; enter it with its id when `is_ready` says so.
 
     The process is in a group of its own, so that Ctrl-C reaches it only through us, in order. It gets SIGTERM, and
     SIGKILL if that does not end it in time; on Linux it dies with us even if we are killed.
@@ -66,7 +66,7 @@ async def running(
                     await asyncio.sleep(_POLL)
         except TimeoutError:
             raise StartFailed(f"{name} was not ready within {START_TIMEOUT:g} s: {_tail(log)}") from None
-        yield
+        yield process.pid
     finally:
         await asyncio.shield(_stop(process))
 
