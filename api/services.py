@@ -23,7 +23,7 @@ class Services:
     """Set when the replica was told to end and serves on a little."""
 
 
-def services(request: Request) -> Services:
-    """FastAPI dependency: the replica's services."""
+async def services(request: Request) -> Services:
+    """FastAPI dependency: the replica's services. Not a plain function, which FastAPI would send to a thread."""
     found: Services = request.app.state.services
     return found

@@ -4,6 +4,9 @@ A client that stops reading is worth no more than one write of memory, and not f
 uvicorn queues 64 KiB before it waits, which take 1 MB if they are a thousand small frames, and then it waits without
 end. So we go by the connection below: nothing more is taken from the follower before the client has taken what was
 written, and a client that takes nothing for `PIROPIRO_WRITE_TIMEOUT` is cut. If it comes back, it resumes where it was.
+
+A live stream has no task that wakes per event: the follower's call writes at once what there is. A task is made only
+for what takes waiting: pages of the log, and a client slower than its stream.
 """
 
 import asyncio
@@ -12,13 +15,14 @@ import fcntl
 import logging
 import sys
 import termios
+from collections.abc import Coroutine
 from typing import cast
 
 from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from api.sse import KEEP_ALIVE, queued_frame
-from api.tail import Follower, Place
+from api.tail import Follower, Place, Step
 from shared.connect import FAILURES
 
 logger = logging.getLogger(__name__)
@@ -49,45 +53,150 @@ class StreamResponse(Response):
         self._write_timeout = write_timeout
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        leaving = asyncio.create_task(self._await_disconnect(receive))
+        client = _Client(send, receive, self._follower, self._write_timeout)
+        stream = _Stream(client, self._follower, self._keepalive)
         try:
-            await self._send_all(_Client(send, _connection(receive), self._follower, self._write_timeout))
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            # Proxies and clients see the headers before there is a first event.
+            await client.send({"type": "http.response.body", "body": b"", "more_body": True})
+            stream.open()
+            # A server says so when the client has left, and also when the response is complete.
+            while (await receive())["type"] != "http.disconnect":
+                pass
         finally:
-            leaving.cancel()
-            self._follower.close()
+            stream.close()
 
-    async def _send_all(self, client: "_Client") -> None:
-        await client.start(self.raw_headers)
-        while (frames := await self._next()) is not None:
-            await client.write(frames)
-            del frames  # which may be long in the taking
-            await client.until_taken()
-        await client.end()
 
-    async def _next(self) -> bytes | None:
+class _Stream:
+    """Moves what a follower gives to a client: at once where that can be, else in a task for as long as it cannot."""
+
+    __slots__ = ("_client", "_follower", "_is_over", "_is_silent", "_keepalive", "_pumping", "_timer", "_wrote")
+
+    def __init__(self, client: "_Client", follower: Follower, keepalive: float) -> None:
+        self._client = client
+        self._follower = follower
+        self._keepalive = keepalive
+        self._pumping: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._wrote = 0.0
+        self._is_silent = False
+        self._is_over = False
+
+    def open(self) -> None:
+        """Send from now on, until `close` or the follower's end."""
+        self._follower.on_more = self._on_more
+        self._wrote = asyncio.get_running_loop().time()
+        self._look_for_silence()
+        self._on_more()
+
+    def close(self) -> None:
+        """Leave everything as it is; the follower is closed."""
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pumping is not None:
+            self._pumping.cancel()
+        self._follower.close()
+
+    def _on_more(self) -> None:
+        if self._pumping is not None or self._is_over:
+            return
         try:
-            step = await self._follower.next(self._keepalive)
+            is_done = self._push()
+        except Exception:
+            logger.exception("a stream failed unexpectedly, cutting it")
+            self._cut()
+        else:
+            if not is_done:
+                self._pumping = asyncio.create_task(self._pump())
+
+    def _push(self) -> bool:
+        """Send all there is, without waiting; False if there is more to do."""
+        while not self._is_over:
+            if not self._client.is_ready:
+                return False
+            step = self._follower.take()
+            if step is Step.LAGGING:
+                return False
+            message = self._message(step)
+            if message is None:
+                break
+            self._client.send_now(message)
+        return True
+
+    async def _pump(self) -> None:
+        """Send all there is, waiting for the log and for the client where need be."""
+        try:
+            while not self._is_over:
+                await self._client.until_taken()
+                step = self._follower.take()
+                if step is Step.LAGGING:
+                    step = await self._page()
+                    if not step:
+                        continue
+                message = self._message(step)
+                if message is None:
+                    break
+                await self._client.send(message)
+                del step, message  # which may be long in the taking
+        except Exception:
+            logger.exception("a stream failed unexpectedly, cutting it")
+            self._cut()
+        finally:
+            self._pumping = None
+
+    async def _page(self) -> bytes:
+        try:
+            return await self._follower.catch_up()
         except FAILURES as error:
             logger.warning("stream cannot read its log, trying again: %s", error)
             await asyncio.sleep(_RETRY)
             return KEEP_ALIVE
-        if isinstance(step, Place):
-            return queued_frame(step.position)
-        return KEEP_ALIVE if step == b"" else step
 
-    async def _await_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _message(self, step: bytes | Place | Step) -> Message | None:
+        """What to send of what the follower said; None if that is nothing."""
+        match step:
+            case bytes():
+                frames = step
+            case Place():
+                frames = queued_frame(step.position)
+            case Step.OVER:
+                self._is_over = True
+                return {"type": "http.response.body", "body": b"", "more_body": False}
+            case _ if self._is_silent:
+                frames = KEEP_ALIVE
+            case _:
+                return None
+        self._is_silent = False
+        self._wrote = asyncio.get_running_loop().time()
+        return {"type": "http.response.body", "body": frames, "more_body": True}
+
+    def _look_for_silence(self) -> None:
+        """Keep the stream alive if nothing was written for long; look again when that may be so."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if now >= self._wrote + self._keepalive:
+            self._is_silent, self._wrote = True, now
+            self._on_more()
+        self._timer = loop.call_at(self._wrote + self._keepalive, self._look_for_silence)
+
+    def _cut(self) -> None:
+        self._is_over = True
         self._follower.close()
+        self._client.cut()
 
 
 class _Client:
     """The far end of a response: written to no faster than it reads, cut when it does not read at all."""
 
-    def __init__(
-        self, send: Send, connection: asyncio.WriteTransport | None, follower: Follower, write_timeout: float
-    ) -> None:
-        self._send = send
+    __slots__ = ("_connection", "_follower", "_send", "_write_timeout")
+
+    def __init__(self, send: Send, receive: Receive, follower: Follower, write_timeout: float) -> None:
+        # ASGI has no word for the connection; uvicorn's `receive` and `send` belong to an object that holds it.
+        cycle = getattr(receive, "__self__", None)
+        connection: asyncio.WriteTransport | None = getattr(cycle, "transport", None)
+        # The server's own `send`, without the framework's around it, which have seen the response start.
+        self._send: Send = send if connection is None else getattr(cycle, "send", send)
         self._connection = connection
         self._follower = follower
         self._write_timeout = write_timeout
@@ -95,26 +204,45 @@ class _Client:
             with contextlib.suppress(RuntimeError):  # the client has left already
                 connection.set_write_buffer_limits(high=1)
 
-    async def start(self, headers: list[tuple[bytes, bytes]]) -> None:
-        await self._try_send({"type": "http.response.start", "status": 200, "headers": headers})
-        # Proxies and clients see the headers before there is a first event.
-        await self._send_body(b"")
+    @property
+    def is_ready(self) -> bool:
+        """Whether `send_now` may be called: all that was written is taken. Never so where the connection is unknown."""
+        return self._connection is not None and not self._connection.get_write_buffer_size()
 
-    async def write(self, frames: bytes) -> None:
-        await self._send_body(frames)
+    async def send(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except RuntimeError as error:
+            self._note_gone(error)
+
+    def send_now(self, message: Message) -> None:
+        """Send without waiting: uvicorn's `send` waits for nothing but a connection that is not ready."""
+        sending = cast("Coroutine[None, None, None]", self._send(message))
+        try:
+            sending.send(None)
+        except StopIteration:
+            pass
+        except RuntimeError as error:
+            self._note_gone(error)
+        else:
+            sending.close()
+            raise AssertionError("the server waits where it should not")
+
+    def _note_gone(self, error: RuntimeError) -> None:
+        """uvloop's, where the client left with further requests pipelined."""
+        logger.debug("client gone: %s", error)
+        self._follower.close()
 
     async def until_taken(self) -> None:
         """Return when the client has taken what was written; cut it if it takes nothing for too long."""
         connection, patience = self._connection, self._write_timeout
-        if connection is None:
-            return
-        if not connection.get_write_buffer_size():
+        if connection is None or not connection.get_write_buffer_size():
             return
         left = _unsent(connection)
         while left:
             try:
                 async with asyncio.timeout(_LOOK):
-                    await self._send_body(b"")
+                    await self.send({"type": "http.response.body", "body": b"", "more_body": True})
             except TimeoutError:
                 before, left = left, _unsent(connection)
                 patience = self._write_timeout if left < before else patience - _LOOK
@@ -125,18 +253,10 @@ class _Client:
             else:
                 return
 
-    async def end(self) -> None:
-        await self._send_body(b"", more=False)
-
-    async def _send_body(self, frames: bytes, *, more: bool = True) -> None:
-        await self._try_send({"type": "http.response.body", "body": frames, "more_body": more})
-
-    async def _try_send(self, message: Message) -> None:
-        try:
-            await self._send(message)
-        except RuntimeError as error:  # uvloop's, where the client left with further requests pipelined
-            logger.debug("client gone: %s", error)
-            self._follower.close()
+    def cut(self) -> None:
+        """End the connection at once."""
+        if self._connection is not None:
+            self._connection.abort()
 
 
 def _unsent(connection: asyncio.WriteTransport) -> int:
@@ -146,9 +266,3 @@ def _unsent(connection: asyncio.WriteTransport) -> int:
         return ours + int.from_bytes(fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except (OSError, AttributeError):
         return ours
-
-
-def _connection(receive: Receive) -> asyncio.WriteTransport | None:
-    """The transport below uvicorn's `receive`, which ASGI has no word for; None under another server."""
-    cycle = getattr(receive, "__self__", None)
-    return cast("asyncio.WriteTransport | None", getattr(cycle, "transport", None))

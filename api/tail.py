@@ -9,17 +9,21 @@ the stream's top, then apply publications. From then on a publication is applied
 if its predecessor is something the tail has not seen, the tail reads the stream instead. It also reads the stream after
 every resubscription and after some seconds of silence. So `top` only ever advances over entries without a hole.
 
-A follower is a position. Within the ring it takes what follows from there; below `base` (a late reader, or one too slow
-for the ring) it reads pages of the stream itself until it is in the ring again. It keeps nothing of a page but what one
-write takes, and a ring is the larger the more followers share it. Hence a slow follower costs no memory beyond its
-share of the ring and the one write that its client does not take, and delays nobody.
+A follower is a position. Within the ring it takes what follows from there, without waiting; below `base` (a late
+reader, or one too slow for the ring) it reads pages of the stream itself until it is in the ring again. It keeps
+nothing of a page but what one write takes, and a ring is the larger the more followers share it. Hence a slow follower
+costs no memory beyond its share of the ring and the one write that its client does not take, and delays nobody.
+
+What is cheap about it: nobody sleeps and wakes per delta. All publications of one read are taken in first; then the
+followers of the chats that they concern are told, by a plain call, and those at the same position share the bytes.
 """
 
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from api.sse import Format, frame
 from shared import keys
@@ -53,20 +57,6 @@ HEAL = 3.0
 """Seconds that a writer gets to append anew what a failover forgot, before a reader's cursor counts as lost."""
 
 
-@dataclass(slots=True, eq=False)
-class Item:
-    """One entry in a ring, with its frames: encoded once, shared by all followers."""
-
-    entry: Entry
-    _frames: dict[Format, bytes] = field(default_factory=dict)
-
-    def frame(self, chat_id: str, format_: Format) -> bytes:
-        encoded = self._frames.get(format_)
-        if encoded is None:
-            encoded = self._frames[format_] = frame(chat_id, self.entry, format_)
-        return encoded
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a chat stands among the waiting, from 1."""
@@ -74,104 +64,131 @@ class Place:
     position: int
 
 
+class Step(Enum):
+    """What a follower says when it has nothing to give at once."""
+
+    IDLE = auto()
+    """Nothing yet."""
+    LAGGING = auto()
+    """What follows has to be read from the stream."""
+    OVER = auto()
+    """Nothing more comes, whether or not the log has ended."""
+
+
 class Follower:
-    """One reader's position in a chat's log, and its wait for what comes next."""
+    """One reader's position in a chat's log.
+
+    `on_more` is called, never from within `take`, when another `take` may give more.
+    """
+
+    __slots__ = ("_format", "_page_count", "_place_told", "_tail", "is_closed", "on_more", "position")
 
     def __init__(self, tail: "Tail", after: EntryId, format_: Format) -> None:
         self._tail = tail
         self._format = format_
-        self._waiter: asyncio.Future[None] | None = None
         self._place_told: Place | None = None
         self._page_count = _FIRST_PAGE
         self.position = after
         self.is_closed = False
+        self.on_more: Callable[[], None] = _ignore
 
     @property
     def is_over(self) -> bool:
         """Nothing more comes, whether or not the log has ended."""
         return self.is_closed or self._tail.is_closed
 
+    def take(self) -> bytes | Place | Step:
+        """What to send next, about as much as one write shall have: frames, or a new place in the queue."""
+        while not (self.is_over or self.position == TERMINAL):
+            run = self._tail.run_after(self.position, self._format)
+            if isinstance(run, Step):
+                return run if run is Step.LAGGING else self._new_place()
+            self.position, frames = run
+            if frames:
+                return frames
+        return Step.OVER
+
+    def _new_place(self) -> Place | Step:
+        place = self._tail.place
+        if place == self._place_told or self._format is not Format.JSON:
+            return Step.IDLE
+        self._place_told = place
+        return place or Step.IDLE
+
+    async def catch_up(self) -> bytes:
+        """Read the next page from the stream, about as much as one write shall have; its frames, which may be none.
+
+        Raises:
+            shared.connect.FAILURES: it could not be read; the position is unchanged.
+        """
+        entries = await self._tail.read(self.position, self._page_count)
+        if not entries:
+            await self._heal()
+            return b""
+        average = sum(len(entry.value) for entry in entries) // len(entries)
+        fitting = max(1, _WRITE_BYTES // (average + 1))
+        self._page_count = min(_PAGE, _PAGE_GROWTH * self._page_count, fitting)
+        self.position, frames = _one_write(self._tail.chat_id, entries, self._format)
+        return frames
+
+    async def _heal(self) -> None:
+        """The stream lacks the position: a failover forgot it, and what lies above is not its sequel."""
+        if self._tail.is_sealed:
+            self._tail.close()  # the log is past its retention
+        else:
+            self._tail.refresh()  # which heals, or ends the streams
+            await asyncio.sleep(_RETRY)
+
     async def next(self, patience: float) -> bytes | Place | None:
-        """What to send next: frames, a new place in the queue, or None when the stream is over.
+        """Wait for what to send next; None when the stream is over.
 
         Empty frames mean that nothing came within `patience` seconds.
 
         Raises:
             shared.connect.FAILURES: a page could not be read; the position is unchanged.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
-        while not (self.is_over or self.position == TERMINAL):
-            frames = await self._advance()
-            if frames:
-                return frames
-            if self._tail.place != self._place_told and self._format is Format.JSON:
-                self._place_told = self._tail.place
-                if self._place_told is not None:
-                    return self._place_told
-            if frames is None and not await self._wait(deadline):
-                return b""
-        return None
-
-    async def _advance(self) -> bytes | None:
-        """Take what follows the position, about as much as one write shall have; None if nothing does yet."""
-        items = self._tail.items_after(self.position)
-        if items is None:
-            items = await self._read_page()
-            if not items:
-                return b""
-        elif not items:
-            return None
-        frames, size = list[bytes](), 0
-        for item in items:
-            encoded = item.frame(self._tail.chat_id, self._format)
-            frames.append(encoded)
-            size += len(encoded)
-            self.position = item.entry.id
-            if size >= _WRITE_BYTES:
-                break
-        return b"".join(frames)
-
-    async def _read_page(self) -> Sequence[Item]:
-        """The next entries from the stream, about as many as one write takes.
-
-        There are none if the stream lacks the position: a failover forgot it, and what lies above is not its sequel.
-        """
-        entries = await self._tail.read(self.position, self._page_count)
-        if entries:
-            average = sum(len(entry.value) for entry in entries) // len(entries)
-            fitting = max(1, _WRITE_BYTES // (average + 1))
-            self._page_count = min(_PAGE, _PAGE_GROWTH * self._page_count, fitting)
-        elif self._tail.is_sealed:
-            self._tail.close()  # the log is past its retention
-        else:
-            self._tail.refresh()  # which heals, or ends the streams
-            await asyncio.sleep(_RETRY)
-        return [Item(entry) for entry in entries]
-
-    async def _wait(self, deadline: float) -> bool:
-        """Sleep until `wake`; False if `deadline` came first."""
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = loop.call_at(deadline, self.wake)
-        try:
-            await self._waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
-        return loop.time() < deadline
-
-    def wake(self) -> None:
-        """Look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            more = asyncio.Event()
+            self.on_more = more.set
+            match self.take():
+                case Step.OVER:
+                    return None
+                case Step.LAGGING:
+                    if frames := await self.catch_up():
+                        return frames
+                case Step.IDLE:
+                    try:
+                        async with asyncio.timeout_at(deadline):
+                            await more.wait()
+                    except TimeoutError:
+                        return b""
+                case found:
+                    return found
 
     def close(self) -> None:
-        """Leave the tail; `next` gives None from now on. Closing twice is harmless."""
+        """Leave the tail; there is nothing more to take from now on. Closing twice is harmless."""
         if not self.is_closed:
             self.is_closed = True
-            self.wake()
+            self.on_more()
             self._tail.leave(self)
+
+
+def _ignore() -> None:
+    """For a follower that nobody waits for."""
+
+
+def _one_write(chat_id: str, entries: Iterable[Entry], format_: Format) -> tuple[EntryId, bytes]:
+    """The frames of the first entries, about as many as one write shall have, and the last one's id."""
+    frames, size, position = list[bytes](), 0, START
+    for entry in entries:
+        encoded = frame(chat_id, entry, format_)
+        frames.append(encoded)
+        size += len(encoded)
+        position = entry.id
+        if size >= _WRITE_BYTES:
+            break
+    return position, b"".join(frames)
 
 
 class Tail:
@@ -189,8 +206,10 @@ class Tail:
         self._top: EntryId | None = None
         self._base = START
         self._ids: list[EntryId] = []
-        self._items: list[Item] = []
+        self._entries: list[Entry] = []
         self._bytes = 0
+        self._runs: dict[tuple[EntryId, Format], tuple[EntryId, bytes]] = {}
+        self._is_telling = False
         self._heard = START
         self._is_stale = False
         self._refreshing: asyncio.Task[None] | None = None
@@ -204,13 +223,21 @@ class Tail:
     def is_sealed(self) -> bool:
         return self._top == TERMINAL
 
-    def items_after(self, position: EntryId) -> Sequence[Item] | None:
-        """What the ring holds above `position`; None if the ring does not reach down to it."""
-        if self._top is None:
-            return []
+    def run_after(self, position: EntryId, format_: Format) -> tuple[EntryId, bytes] | Step:
+        """The frames that one write takes from above `position`, and where they end; `Step` if it has none.
+
+        Followers at the same position get the same bytes, which are made once.
+        """
+        if self._top is None or position >= self._top:
+            return Step.IDLE
         if position < self._base:
-            return None
-        return self._items[bisect_right(self._ids, position) :]
+            return Step.LAGGING
+        run = self._runs.get((position, format_))
+        if run is None:
+            run = _one_write(self.chat_id, self._entries[bisect_right(self._ids, position) :], format_)
+            if len(self.followers) > 1:
+                self._runs[position, format_] = run
+        return run
 
     async def read(self, position: EntryId, count: int) -> list[Entry]:
         """The next entries above `position`, from the stream; none if that does not hold the position itself."""
@@ -280,7 +307,7 @@ class Tail:
             if top is None:
                 return False
             self._top = self._base = top
-            self._wake()
+            self._tell_followers_soon()
             return True
         while True:
             at = self._top
@@ -295,40 +322,55 @@ class Tail:
     def _extend(self, entries: list[Entry]) -> None:
         if not entries:
             return
-        readers = len(self.followers)
-        self._trim(min(_RING_ENTRIES, readers * _SHARE_ENTRIES), min(_RING_BYTES, readers * _SHARE_BYTES))
+        self._make_room()
+        self._runs.clear()
         self._ids += [entry.id for entry in entries]
-        self._items += [Item(entry) for entry in entries]
+        self._entries += entries
         self._bytes += sum(len(entry.value) for entry in entries)
         self._top = entries[-1].id
-        self._trim(_RING_ENTRIES, _RING_BYTES)
         self.place = None
-        self._wake()
+        self._tell_followers_soon()
+
+    def _make_room(self) -> None:
+        """Trim the ring if it is too large, but not before everybody has been told what is in it."""
+        readers = len(self.followers)
+        most = min(_RING_ENTRIES, readers * _SHARE_ENTRIES)
+        most_bytes = min(_RING_BYTES, readers * _SHARE_BYTES)
+        if len(self._ids) > 2 * most or self._bytes > 2 * most_bytes:
+            if self._is_telling:
+                self._tell_followers()
+            self._trim(most, most_bytes)
 
     def _trim(self, most: int, most_bytes: int) -> None:
         """Forget the oldest entries; done seldom, for many at once."""
-        if len(self._ids) <= 2 * most and self._bytes <= 2 * most_bytes:
-            return
         drop = max(0, len(self._ids) - most)
-        size = sum(len(item.entry.value) for item in self._items[:drop])
+        size = sum(len(entry.value) for entry in self._entries[:drop])
         while drop < len(self._ids) - 1 and self._bytes - size > most_bytes:
-            size += len(self._items[drop].entry.value)
+            size += len(self._entries[drop].value)
             drop += 1
         if drop:
             self._base = self._ids[drop - 1]
             self._bytes -= size
-            del self._ids[:drop], self._items[:drop]
+            del self._ids[:drop], self._entries[:drop]
 
-    def _wake(self) -> None:
-        for follower in self.followers:
-            follower.wake()
+    def _tell_followers_soon(self) -> None:
+        """Tell them once, of all that comes up meanwhile."""
+        if not self._is_telling:
+            self._is_telling = True
+            asyncio.get_running_loop().call_soon(self._tell_followers)
+
+    def _tell_followers(self) -> None:
+        self._is_telling = False
+        for follower in list(self.followers):
+            follower.on_more()
+        self._runs.clear()
 
     def tell_place(self, position: int | None) -> None:
         """Let JSON followers know the chat's place in the queue."""
         place = Place(position) if position is not None else None
         if self.is_waiting and place != self.place:
             self.place = place
-            self._wake()
+            self._tell_followers_soon()
 
     def leave(self, follower: Follower) -> None:
         self.followers.discard(follower)
@@ -339,7 +381,7 @@ class Tail:
         """End every follower's stream, without a terminal event unless it has had one."""
         if not self.is_closed:
             self.is_closed = True
-            self._wake()
+            self._tell_followers_soon()
             self._tails.forget(self)
 
 

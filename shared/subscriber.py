@@ -7,14 +7,16 @@ publications are heard, so it is when a listener must look at what it may have m
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 
 from shared.connect import FAILURES
+from shared.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +52,12 @@ class Subscriber:
     """Subscribes and unsubscribes listeners while `run` runs; at most one listener per channel."""
 
     def __init__(self, redis: Redis, ping_interval: float = 2.0) -> None:
-        self._pool = redis.connection_pool
+        self._redis = redis
         self._ping_interval = ping_interval
         self._listeners: dict[bytes, Listener] = {}
         self._outbox: list[tuple[str, bytes]] = []
-        self._outbox_filled = asyncio.Event()
+        self._wire: Wire | None = None
+        self._is_silent = False
 
     def subscribe(self, channel: str, listener: Listener) -> None:
         """Hear `channel`; `listener.on_subscribed` says when."""
@@ -67,77 +70,74 @@ class Subscriber:
         self._send("UNSUBSCRIBE", channel.encode())
 
     def _send(self, command: str, channel: bytes) -> None:
+        """Send it soon, together with what else comes up in the meantime; a new connection subscribes to all anyway."""
+        if self._wire is None:
+            return
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._send_outbox)
         self._outbox.append((command, channel))
-        self._outbox_filled.set()
+
+    def _send_outbox(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if self._wire is None:
+            return
+        for command, group in groupby(outbox, key=itemgetter(0)):
+            for some in _batched([channel for _, channel in group], _CHUNK):
+                self._wire.send(command, *some)
 
     async def run(self) -> None:
         """Hold the connection, and make a new one whenever it is lost; ends only by cancellation."""
         pause = 0.0
         while True:
-            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+                wire = await Wire.open(self._redis, self._on_replies)
                 pause = 0.0
-                await self._converse(connection)
+                await self._converse(wire)
             except FAILURES as error:
                 pause = min(max(2 * pause, 0.05), 1.0)
                 logger.warning("subscription lost, reconnecting: %s", error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            finally:
-                await connection.disconnect()
 
-    async def _converse(self, connection: AbstractConnection) -> None:
-        self._outbox = [("SUBSCRIBE", channel) for channel in self._listeners]
-        self._outbox_filled.set()
-        writing = asyncio.create_task(self._write(connection))
-        reading = asyncio.create_task(self._read(connection))
+    async def _converse(self, wire: Wire) -> None:
+        """Subscribe to everything, then see that the server is alive; ends only by an exception."""
+        self._wire, self._outbox = wire, [("SUBSCRIBE", channel) for channel in self._listeners]
         try:
-            await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
+            self._send_outbox()
+            while True:
+                self._is_silent = True
+                if await _within(wire.lost, self._ping_interval):
+                    raise ConnectionError("the connection was closed")
+                if self._is_silent:
+                    wire.send("PING")
+                    if await _within(wire.lost, self._ping_interval) or self._is_silent:
+                        raise ConnectionError("no answer to a ping")
         finally:
-            for task in (writing, reading):
-                task.cancel()
-            outcomes = await asyncio.gather(writing, reading, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+            self._wire = None
+            wire.close()
 
-    async def _write(self, connection: AbstractConnection) -> None:
-        while True:
-            await self._outbox_filled.wait()
-            self._outbox_filled.clear()
-            outbox, self._outbox = self._outbox, []
-            start = 0
-            while start < len(outbox):
-                command = outbox[start][0]
-                end = start
-                while end < len(outbox) and outbox[end][0] == command and end - start < _CHUNK:
-                    end += 1
-                channels = [channel for _, channel in outbox[start:end]]
-                await connection.send_command(command, *channels, check_health=False)
-                start = end
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        is_silent = False
-        while True:
-            reply: list[Any] | bytes | None = await connection.read_response(
-                timeout=self._ping_interval, disconnect_on_error=False
-            )
-            if reply is None:
-                if is_silent:
-                    raise ConnectionError("no answer to a ping")
-                is_silent = True
-                await connection.send_command("PING", check_health=False)
+    def _on_replies(self, replies: list[Any]) -> None:
+        self._is_silent = False
+        for reply in replies:
+            if not isinstance(reply, list):
                 continue
-            is_silent = False
-            if isinstance(reply, list):
-                self._dispatch(reply)
+            kind, channel, payload = reply[0], reply[1], reply[-1]
+            listener = self._listeners.get(channel)
+            if listener is None:
+                continue
+            if kind == b"message":
+                listener.on_message(payload)
+            elif kind == b"subscribe":
+                listener.on_subscribed()
 
-    def _dispatch(self, reply: list[Any]) -> None:
-        kind, channel, payload = reply[0], reply[1], reply[-1]
-        listener = self._listeners.get(channel)
-        if listener is None:
-            return
-        if kind == b"message":
-            listener.on_message(payload)
-        elif kind == b"subscribe":
-            listener.on_subscribed()
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, so long at most; whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+def _batched(channels: list[bytes], count: int) -> Iterator[list[bytes]]:
+    return (channels[start : start + count] for start in range(0, len(channels), count))

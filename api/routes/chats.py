@@ -14,7 +14,7 @@ from api.stream import StreamResponse
 from api.submit import Options, new_chat
 from shared import events
 from shared.chat import Chat, OnDisconnect
-from shared.cursor import START, TERMINAL, Cursor, EntryId, MalformedCursor
+from shared.cursor import ACCEPTED, START, TERMINAL, Cursor, EntryId, MalformedCursor
 from shared.events import Entry, Transcript
 from shared.log import Gone
 from shared.queue import Exists, NewChat, QueueFull
@@ -41,7 +41,7 @@ class Reading:
     format_: Format
 
 
-def read_options(
+async def read_options(
     idempotency_key: Annotated[str, Header(alias="Idempotency-Key", description=openapi.IDEMPOTENCY_KEY)] = "",
     on_worker_loss: Annotated[str, Header(alias="X-Piropiro-On-Worker-Loss", description=openapi.ON_WORKER_LOSS)] = "",
     on_disconnect: Annotated[str, Header(alias="X-Piropiro-On-Disconnect", description=openapi.ON_DISCONNECT)] = "",
@@ -50,7 +50,7 @@ def read_options(
     return Options(idempotency_key, on_worker_loss, on_disconnect)
 
 
-def read_reading(
+async def read_reading(
     format_: Annotated[str, Query(alias="format", description=openapi.FORMAT)] = "text",
     after: Annotated[str, Query(description=openapi.CURSOR)] = "",
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", description=openapi.CURSOR)] = "",
@@ -82,7 +82,7 @@ async def create_and_stream(request: Request, deps: Deps, reading: ReadingParam,
         existing = await _create(deps, chat)
         if existing is not None:
             return await _resume(deps, existing.chat_id, reading)
-        return await _follow(deps, chat.id, START, reading.format_, chat.on_disconnect)
+        return await _follow(deps, chat.id, ACCEPTED, reading.format_, chat.on_disconnect)
 
 
 @router.post("/chats", **openapi.CREATE)

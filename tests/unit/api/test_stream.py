@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
@@ -10,6 +10,7 @@ from harness.polling import wait_until
 
 from api import stream as stream_module
 from api.stream import StreamResponse
+from api.tail import Step
 
 FRAME = b"data: %d\n\n" % (10**90)
 KEPT_BY_THE_KERNEL = 8 << 20
@@ -22,16 +23,27 @@ class FakeFollower:
         self.frame, self.count = frame, count
         self.taken = 0
         self.is_over = False
+        self.is_page_due = True
+        self.on_more = None
 
-    async def next(self, _patience):
-        await asyncio.sleep(0)
+    def take(self):
         if self.is_over or self.taken == self.count:
-            return None
+            return Step.OVER
+        self.is_page_due = not self.is_page_due
+        if self.is_page_due:
+            return Step.LAGGING
+        self.taken += 1
+        return self.frame
+
+    async def catch_up(self):
+        await asyncio.sleep(0)
         self.taken += 1
         return self.frame
 
     def close(self):
         self.is_over = True
+        if self.on_more:
+            self.on_more()
 
 
 @asynccontextmanager
@@ -126,29 +138,27 @@ async def test_a_stopped_client_does_not_hold_up_the_end_of_the_replica(monkeypa
 
 @pytest.mark.usefixtures("hasty")
 async def test_an_idle_stream_is_not_cut():
-    follower = FakeFollower(count=0)
-    more = asyncio.Event()
-
-    async def wait(_patience):
-        await more.wait()
-
-    follower.next = wait
+    follower = FakeFollower()
+    follower.take = lambda: Step.OVER if follower.is_over else Step.IDLE
     async with serving(follower, write_timeout=0.3) as (server, port), asking(port):
         await wait_until(lambda: server.server_state.connections)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(more.wait(), 0.6)
+        await asyncio.sleep(0.6)
         assert server.server_state.connections
-        more.set()
+        follower.close()
 
 
 async def test_another_server_without_a_connection_of_its_own_is_served_too():
-    sent = []
+    sent, complete = [], asyncio.Event()
 
     async def receive():
-        await asyncio.Event().wait()
+        await complete.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message):
+        await asyncio.sleep(0)
         sent.append(message)
+        if not message.get("more_body", True):
+            complete.set()
 
     await StreamResponse("chat_abc", FakeFollower(b"frame", 2), 60, 60)({}, receive, send)
     assert b"".join(message.get("body", b"") for message in sent) == b"frameframe"
