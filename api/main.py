@@ -15,6 +15,7 @@ from api.errors import install_handlers
 from api.routes import chats, health
 from api.routes.page import page_router
 from api.services import Services
+from api.stream import HoldStreams
 from api.tail import Tails
 from shared.connect import connect
 from shared.log import ChatLog
@@ -69,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(page_router())
     install_handlers(app)
+    app.add_middleware(HoldStreams)
     return app
 
 

@@ -19,7 +19,7 @@ from collections.abc import Coroutine
 from typing import cast
 
 from fastapi import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.sse import KEEP_ALIVE, queued_frame
 from api.tail import Follower, Place, Step
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY = 0.2
 _LOOK = 1.0
+_OPEN = "piropiro.open_streams"
+"""Where a request's scope takes the stream that was opened, if somebody outside is to hold it."""
 
 
 class StreamResponse(Response):
@@ -52,7 +54,7 @@ class StreamResponse(Response):
         self._keepalive = keepalive
         self._write_timeout = write_timeout
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(send, receive, self._follower, self._write_timeout)
         stream = _Stream(client, self._follower, self._keepalive)
         try:
@@ -60,11 +62,34 @@ class StreamResponse(Response):
             # Proxies and clients see the headers before there is a first event.
             await client.send({"type": "http.response.body", "body": b"", "more_body": True})
             stream.open()
-            # A server says so when the client has left, and also when the response is complete.
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        finally:
+            if _OPEN in scope:
+                scope[_OPEN].append(stream)
+                return
+            await stream.until_over(receive)
+        except BaseException:
             stream.close()
+            raise
+        stream.close()
+
+
+class HoldStreams:
+    """ASGI middleware that holds streams open, so that the layers between it and the endpoint need not.
+
+    They take half of an idle stream's memory.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened: list[_Stream] = []
+        try:
+            await self._app({**scope, _OPEN: opened}, receive, send)
+            for stream in opened:
+                await stream.until_over(receive)
+        finally:
+            for stream in opened:
+                stream.close()
 
 
 class _Stream:
@@ -88,6 +113,12 @@ class _Stream:
         self._wrote = asyncio.get_running_loop().time()
         self._look_for_silence()
         self._on_more()
+
+    async def until_over(self, receive: Receive) -> None:
+        """Return when the client has all or has left."""
+        # A server says so when the client has left, and also when the response is complete.
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
     def close(self) -> None:
         """Leave everything as it is; the follower is closed."""
