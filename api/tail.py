@@ -223,6 +223,10 @@ class Tail:
     def is_sealed(self) -> bool:
         return self._top == TERMINAL
 
+    def is_at(self, top: EntryId | None) -> bool:
+        """Whether the log's top is what this tail has seen and been told of."""
+        return top is not None and top == self._top and top >= self._heard
+
     def run_after(self, position: EntryId, format_: Format) -> tuple[EntryId, bytes] | Step:
         """The frames that one write takes from above `position`, and where they end; `Step` if it has none.
 
@@ -424,16 +428,27 @@ class Tails:
         while True:
             await asyncio.sleep(_TICK)
             now = asyncio.get_running_loop().time()
-            for tail in list(self._tails.values()):
-                if now - tail.last_heard > _SILENCE:
-                    tail.refresh()
             try:
+                await self._look_after(tail for tail in self._tails.values() if now - tail.last_heard > _SILENCE)
                 await self._tell_places()
                 await self._queue.keep_readers(
                     [chat_id for chat_id, tail in self._tails.items() if tail.cancels_when_left and not tail.is_sealed]
                 )
             except FAILURES as error:
                 logger.warning("tails cannot reach the queue, trying again: %s", error)
+
+    async def _look_after(self, tails: Iterable[Tail]) -> None:
+        """Have those refreshed that missed something, with one round trip for all."""
+        silent = list(tails)
+        if not silent:
+            return
+        tops = await self._log.tops([tail.chat_id for tail in silent])
+        now = asyncio.get_running_loop().time()
+        for tail, top in zip(silent, tops, strict=True):
+            if tail.is_at(top):
+                tail.last_heard = now
+            else:
+                tail.refresh()
 
     async def _tell_places(self) -> None:
         waiting = [tail for tail in self._tails.values() if tail.is_waiting]

@@ -436,6 +436,14 @@ class ChatLog:
         rows = await self._redis.xrevrange(keys.log(chat_id), count=1)
         return _entry(rows[0]).id if rows else None
 
+    async def tops(self, chat_ids: Sequence[str]) -> list[EntryId | None]:
+        """The same of many logs, in one round trip."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for chat_id in chat_ids:
+                pipe.xrevrange(keys.log(chat_id), count=1)
+            found = await pipe.execute()
+        return [_entry(rows[0]).id if rows else None for rows in found]
+
     async def look_up(self, chat_id: str, at: EntryId) -> tuple[Chat | None, bool]:
         """The chat's record, and whether `at` names an entry of its log; of one moment."""
         async with self._redis.pipeline(transaction=True) as pipe:

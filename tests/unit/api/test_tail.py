@@ -45,6 +45,16 @@ class FakeLog:
         await self._look()
         return self.entries[-1].id if self.entries else None
 
+    async def tops(self, chat_ids):
+        return [await self.top(chat_id) for chat_id in chat_ids]
+
+
+class FakeQueue:
+    """Nobody waits in it."""
+
+    async def keep_readers(self, chat_ids):
+        assert not chat_ids
+
 
 class FakeSubscriber:
     """Holds the listeners; the test plays the server."""
@@ -64,7 +74,7 @@ class Replica:
 
     def __init__(self, entries=OPENING):
         self.log, self.subscriber = FakeLog(entries), FakeSubscriber()
-        self.tails = Tails(self.log, None, self.subscriber)
+        self.tails = Tails(self.log, FakeQueue(), self.subscriber)
 
     def follow(self, after=START, format_=Format.JSON):
         return self.tails.follow(CHAT, after, format_)
@@ -159,16 +169,19 @@ async def test_a_lost_publication_is_noticed_at_the_next_one():
         assert received == replica.frames()
 
 
-async def test_a_terminal_entry_whose_publication_is_lost_is_found_after_silence():
+async def test_a_terminal_entry_whose_publication_is_lost_is_found_after_silence(monkeypatch):
+    monkeypatch.setattr(tail_module, "_SILENCE", 0.02)
+    monkeypatch.setattr(tail_module, "_TICK", 0.01)
     replica = Replica()
+    watching = asyncio.create_task(replica.tails.run())
     async with reading(replica) as (received, task):
         replica.listener.on_subscribed()
         await settle()
         replica.write(["a"], terminal=events.cancelled(), is_published=False)
-        replica.listener.refresh()
-        await settle()
+        async with asyncio.timeout(10):
+            await task
         assert received == replica.frames()
-        assert task.done()
+    watching.cancel()
 
 
 async def test_two_followers_share_one_subscription_and_the_last_one_ends_it():
