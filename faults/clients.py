@@ -13,7 +13,7 @@ from faults.chats import CancelPlan, ChatPlan
 from faults.evidence import TERMINAL_ID, Evidence, View
 from faults.reader import Backoff, Reader, Replicas
 from faults.sse import Event, Parser
-from faults.stack import Stack, log_key
+from faults.stack import Stack, log_entries, log_key
 from faults.tally import Tally
 
 _POST_SILENCE = 6.0
@@ -206,7 +206,7 @@ class Clients:
         """The log, the replay and the description, as they are when all readers are through."""
         evidence, stack, key = self.evidence, self._world.stack, f"piropiro:{{{chat_id}}}:chat"
         rows, failures = await stack.redis.insist(("XRANGE", log_key(chat_id), "-", "+"), ("HGET", key, "failures"))
-        evidence.entries = [(id_.decode(), fields[1]) for id_, fields in rows]
+        evidence.entries = log_entries(rows)
         evidence.failures = int(failures or 0)
         if evidence.is_final:
             evidence.replay = await self._replay(chat_id)

@@ -39,7 +39,7 @@ class View:
 class Evidence:
     """Everything that the checker looks at.
 
-    `posted_ids`: the chat ids that POSTs of this chat were answered with. `entries`: id and value, as `XRANGE` gives
+    `posted_ids`: the chat ids that POSTs of this chat were answered with. `entries`: id and value, as the log has
     them. `replay`: the JSON stream read once more without a cut. `chat`: what `GET` says. `failures`: of the record.
     `cancel_statuses`: the chat's status in the answers to cancels; `cancels_sent`: how many were tried. `requests`: how
     many the simulator got, where that is looked up and it remembers all of them. `left_at`: when the last reader left

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -147,6 +148,26 @@ class Stack:
 def log_key(chat_id: str) -> str:
     """The chat's stream."""
     return f"piropiro:{{{chat_id}}}:log"
+
+
+def log_entries(rows: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[tuple[str, bytes]]:
+    """The entries of a stream's rows, by id; one of the field `z` holds a run of them, and has the last one's id."""
+    entries = list[tuple[str, bytes]]()
+    for last, (kind, content) in rows:
+        values = _unpacked(content) if kind == b"z" else [content]
+        attempt, _, seq = last.decode().partition("-")
+        first = int(seq) - len(values) + 1
+        entries += [(f"{attempt}-{place}", value) for place, value in enumerate(values, first)]
+    return entries
+
+
+def _unpacked(row: bytes) -> list[bytes]:
+    lengths, _, body = zlib.decompress(row).partition(b"\n")
+    values = list[bytes]()
+    for length in lengths.split(b","):
+        values.append(body[: int(length)])
+        body = body[int(length) :]
+    return values
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from faults import http
 from faults.checker import Column, Finding, check_orphan
 from faults.resp import Refused
-from faults.stack import Stack, log_key
+from faults.stack import Stack, log_entries, log_key
 
 _PAGE = 100
 _CHAT_KEY = re.compile(r"piropiro:\{(?P<chat>[^}]+)\}:(?P<part>chat|log)")
@@ -38,7 +38,7 @@ async def read_logs(stack: Stack, chats: Sequence[str], take: Callable[[str, Ent
         page = chats[start : start + _PAGE]
         replies = await stack.redis.insist(*(("XRANGE", log_key(chat), "-", "+") for chat in page))
         for chat, rows in zip(page, replies, strict=True):
-            take(chat, [(id_.decode(), fields[1]) for id_, fields in rows])
+            take(chat, log_entries(rows))
 
 
 async def chats_in(stack: Stack) -> list[str]:

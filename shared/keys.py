@@ -46,6 +46,11 @@ def log(chat_id: str) -> str:
     return f"piropiro:{{{chat_id}}}:log"
 
 
+def packed(chat_id: str) -> str:
+    """Where a compacted log is made; nobody ever sees a key of this name."""
+    return f"piropiro:{{{chat_id}}}:packed"
+
+
 def idempotency(key: str) -> str:
     """The string that maps a client's `Idempotency-Key` to its chat; hashed, because clients choose its length."""
     return f"piropiro:idempotency:{hashlib.sha256(key.encode()).hexdigest()}"

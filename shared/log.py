@@ -31,22 +31,42 @@ Publication: each script publishes what it appended on the channel named like th
     <predecessor id> <first id> <length>,<length>,…\n<values, concatenated>
 
 A reader whose top is the predecessor has missed nothing; any other reader reads the stream.
+
+Compaction: a sealed log changes no more, so its many small rows may be replaced by few that hold the same entries
+(`shared.packing`). All reading goes through this module, which gives entries either way, so that no reader can tell,
+not even one that is in the middle. It is an optimistic transaction: the key is watched from before its first row is
+read, so that the replacement takes place only if nobody has touched the log in between and it has not expired; neither
+does it on another server than the one that was read. Its rows are made under another key and then copied over the log,
+TTL included, so that any moment has one or the other whole. (A full server refuses the transaction as a whole.)
 """
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.asyncio.client import Pipeline
+from redis.exceptions import NoScriptError, RedisError, WatchError
 
 from shared import events, keys
 from shared.chat import Chat
-from shared.cursor import START, TERMINAL, EntryId
+from shared.cursor import ACCEPTED, MAX_PART, TERMINAL, EntryId
 from shared.events import Entry
+from shared.packing import PACKED, Row, pack_rows, unpack_rows
 
-FIELD = b"e"
-"""The one field of every stream entry."""
+_PAGE = 512
+"""Rows that a compaction reads at once, and so the longest run it makes."""
+
+_NO_KEY, _NO_EXPIRY = -2, -1
+"""What Redis says instead of the time when a key expires."""
+
+_WORTHWHILE = 32
+"""Rows below which a log is not compacted."""
+
+_COMPACT_BYTES = 524_288
+"""Bytes above which a compacted log stays as it was: a page may fetch all of it, since rows are what Redis counts."""
 
 LUA_PRELUDE = """
 local TERMINAL = '18446744073709551615-18446744073709551615'
@@ -423,18 +443,17 @@ class ChatLog:
         """The first `count` entries above `after`, in order; empty if there are none (or no log)."""
         if after == TERMINAL:
             return []
-        rows = await self._redis.xrange(keys.log(chat_id), f"({after}" if after > START else "-", "+", count)
-        return [_entry(row) for row in rows]
+        low = EntryId(after.attempt, after.seq + 1) if after.seq < MAX_PART else EntryId(after.attempt + 1, 0)
+        return await self.read_from(chat_id, low, count)
 
     async def read_from(self, chat_id: str, at: EntryId, count: int) -> list[Entry]:
         """The first `count` entries from `at` on, `at` included; without it in front, the log has lost it."""
-        rows = await self._redis.xrange(keys.log(chat_id), str(at), "+", count)
-        return [_entry(row) for row in rows]
+        return unpack_rows(await _rows(self._redis, keys.log(chat_id), str(at), count), at, count)
 
     async def top(self, chat_id: str) -> EntryId | None:
         """The id of the last entry, or None for a log that does not exist."""
         rows = await self._redis.xrevrange(keys.log(chat_id), count=1)
-        return _entry(rows[0]).id if rows else None
+        return EntryId.parse(rows[0][0]) if rows else None
 
     async def tops(self, chat_ids: Sequence[str]) -> list[EntryId | None]:
         """The same of many logs, in one round trip."""
@@ -448,19 +467,46 @@ class ChatLog:
         """The chat's record, and whether `at` names an entry of its log; of one moment."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(keys.record(chat_id))
-            pipe.xrange(keys.log(chat_id), str(at), str(at), 1)
+            _rows(pipe, keys.log(chat_id), str(at), 1)
             fields, rows = await pipe.execute()
-        return (Chat.from_record(chat_id, fields) if fields else None), bool(rows)
+        is_entry = any(entry.id == at for entry in unpack_rows(rows, at, 1))
+        return (Chat.from_record(chat_id, fields) if fields else None), is_entry
 
     async def snapshot(self, chat_id: str) -> tuple[Chat, list[Entry]] | None:
         """The chat's record and its whole log, of one moment; None if there is no such chat."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(keys.record(chat_id))
-            pipe.xrange(keys.log(chat_id))
+            _rows(pipe, keys.log(chat_id), "-")
             fields, rows = await pipe.execute()
         if not fields:
             return None
-        return Chat.from_record(chat_id, fields), [_entry(row) for row in rows]
+        return Chat.from_record(chat_id, fields), unpack_rows(rows, ACCEPTED)
+
+    async def compact(self, chat_id: str) -> bool:
+        """Replace a sealed log's rows by fewer that hold the same entries; False if it is not such, or not worth it.
+
+        Raises:
+            shared.connect.FAILURES: it may have been done or not; either is well.
+        """
+        log, aside = keys.log(chat_id), keys.packed(chat_id)
+        with suppress(WatchError):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                await pipe.watch(log)
+                rows = await _read_packed(pipe, log)
+                expires_at: Any = await pipe.execute_command("PEXPIRETIME", log) if rows else _NO_KEY
+                if expires_at == _NO_KEY:
+                    return False
+                pipe.multi()  # type: ignore[no-untyped-call]  # redis-py
+                pipe.unlink(aside)
+                for row_id, (field, value) in rows:
+                    pipe.xadd(aside, {field: value}, id=row_id)
+                if expires_at != _NO_EXPIRY:
+                    pipe.pexpireat(aside, expires_at)
+                pipe.copy(aside, log, replace=True)  # RENAME would keep what Redis reserves for a stream's next rows
+                pipe.unlink(aside)
+                await pipe.execute()
+                return True
+        return False
 
     async def owners(self, chat_ids: Sequence[str]) -> list[bytes | None]:
         """The claim token of each chat that still runs; None for one that has ended or is gone."""
@@ -513,6 +559,31 @@ def _refusal(reply: list[bytes]) -> Sealed | Fenced | Gone:
             return Gone()
 
 
-def _entry(row: tuple[bytes, dict[bytes, bytes]]) -> Entry:
-    entry_id, fields = row
-    return Entry(EntryId.parse(entry_id), fields[FIELD])
+def _rows(client: Redis, log: str, low: str, count: int | None = None) -> Any:
+    """`XRANGE` from `low` on, sent by `client` or queued by it if it is a pipeline.
+
+    The name as bytes keeps redis-py from making a dict of every row, which would cost more than all the rest.
+    """
+    options = () if count is None else ("COUNT", count)
+    return client.execute_command(b"XRANGE", log, low, "+", *options)  # type: ignore[no-untyped-call]  # redis-py
+
+
+async def _read_packed(pipe: Pipeline, log: str) -> list[Row]:
+    """The rows of a sealed log, packed; none if it is not sealed, is packed already, or should stay as it is."""
+    rows, low = list[Row](), "-"
+    read = size = 0
+    while page := await _rows(pipe, log, low, _PAGE):
+        if any(field == PACKED for _, (field, _) in page):
+            return []
+        for row in pack_rows(page):
+            rows.append(row)
+            size += len(row[1][1])
+            if size > _COMPACT_BYTES:
+                return []
+            await asyncio.sleep(0)  # a run takes about as long as anybody should wait here
+        read += len(page)
+        last_id = page[-1][0].decode()
+        if last_id == str(TERMINAL):
+            return rows if read >= _WORTHWHILE else []
+        low = f"({last_id}"
+    return []

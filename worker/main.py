@@ -28,6 +28,7 @@ from shared.settings import InvalidSettings, Settings
 from shared.subscriber import Callbacks, Subscriber
 from shared.sweep import Sweep
 from worker.alive import show_life
+from worker.compact import Compactor
 from worker.doorbell import DoorbellWorker
 from worker.generate import Generator
 from worker.lease import Lease
@@ -51,6 +52,8 @@ async def generate(ctx: dict[str, Any], chat_id: str) -> None:
     """arq's job function: one chat, until it has ended or is somebody else's."""
     generator: Generator = ctx["generator"]
     await generator.run(chat_id)
+    compactor: Compactor = ctx["compactor"]
+    compactor.add(chat_id)
 
 
 def arq_options(
@@ -61,7 +64,7 @@ def arq_options(
 
     async def on_startup(ctx: dict[str, Any]) -> None:
         parts = _running_parts(settings, make_upstream(settings), alive_file)
-        ctx["generator"] = await stack.enter_async_context(parts)
+        ctx["generator"], ctx["compactor"] = await stack.enter_async_context(parts)
         gc.collect()
         gc.freeze()  # what the imports left stays for ever: walking through it took the collector 60 ms each time
 
@@ -92,12 +95,15 @@ def arq_options(
 
 
 @asynccontextmanager
-async def _running_parts(settings: Settings, upstream: Upstream, alive_file: Path | None) -> AsyncIterator[Generator]:
+async def _running_parts(
+    settings: Settings, upstream: Upstream, alive_file: Path | None
+) -> AsyncIterator[tuple[Generator, Compactor]]:
     """Everything beside arq that a worker runs, for as long as the context lasts."""
     redis = connect(settings.redis_url)
     log = ChatLog(redis, settings.retention)
     queue = JobQueue(redis)
     writer = LogWriter(log)
+    compactor = Compactor(log)
     worker_id = new_token()
     generator = Generator(
         log=log, queue=queue, writer=writer, upstream=upstream, settings=settings, worker_id=worker_id
@@ -123,6 +129,7 @@ async def _running_parts(settings: Settings, upstream: Upstream, alive_file: Pat
         asyncio.create_task(_vital(part))
         for part in (
             writer.run(),
+            compactor.run(),
             subscriber.run(),
             lease.run(),
             Sweep(redis, log, queue_timeout=settings.queue_timeout, job_timeout=settings.job_timeout).run(),
@@ -130,7 +137,7 @@ async def _running_parts(settings: Settings, upstream: Upstream, alive_file: Pat
         )
     ]
     try:
-        yield generator
+        yield generator, compactor
     finally:
         for task in background:
             task.cancel()

@@ -1,4 +1,4 @@
-"""The log under every interleaving that Hypothesis finds of two workers, a canceller, lost replies and readers."""
+"""The log under all that Hypothesis finds of two workers, a canceller, lost replies, compaction and readers."""
 
 import asyncio
 from itertools import pairwise
@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import shared.log
 from shared import events
 from shared.chat import OnWorkerLoss, new_chat_id
 from shared.connect import connect
@@ -165,6 +166,15 @@ class LogMachine(RuleBasedStateMachine):
             assert not attempt.is_fenced
             attempt.is_fenced = True
 
+    @rule()
+    def compact(self):
+        entries = self.entries()
+        if self.do(self.log.compact(self.chat_id)):
+            assert self.sealed_with is not None
+        for place, entry in enumerate(entries):
+            assert self.do(self.log.look_up(self.chat_id, entry.id))[1]
+            assert self.do(self.log.read(self.chat_id, entry.id, 1000)) == entries[place + 1 :]
+
     @rule(target=cuts)
     def reader_arrives(self):
         return []
@@ -209,6 +219,13 @@ class LogMachine(RuleBasedStateMachine):
     def a_terminal_entry_once_told_stays_the_only_one(self):
         terminals = [entry.value for entry in self.entries() if entry.is_terminal]
         assert terminals == ([self.sealed_with] if self.sealed_with else [])
+
+
+@pytest.fixture(autouse=True)
+def small_runs(monkeypatch):
+    """Logs are short here."""
+    monkeypatch.setattr(shared.log, "_WORTHWHILE", 1)
+    monkeypatch.setattr(shared.log, "_PAGE", 4)
 
 
 def explore(make_redis, examples):

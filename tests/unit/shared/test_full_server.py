@@ -71,3 +71,11 @@ async def test_a_record_that_missed_its_end_is_concluded_wholly_or_not_at_all(re
     await redis.restore(keys.record(chat.id), 0, before, replace=True)
     assert isinstance(await refused_then_served(redis, lambda: log.end_orphan(chat.id, events.cancelled())), Sealed)
     assert await redis.hget(keys.record(chat.id), "status") == b"cancelled"
+
+
+async def test_a_log_is_compacted_wholly_or_not_at_all(redis):
+    log, chat = ChatLog(redis, 60), NewChat(new_chat_id(), "m", b"{}", "f")
+    await JobQueue(redis).submit(chat, 10)
+    await log.claim(chat.id, token="A", worker_id="w", reason="-")
+    await log.append([Batch(chat.id, "A", 1, 1, [b"t"] * 100, events.cancelled())])
+    assert await refused_then_served(redis, lambda: log.compact(chat.id))
