@@ -461,7 +461,7 @@ class ChatLog:
             for chat_id in chat_ids:
                 pipe.xrevrange(keys.log(chat_id), count=1)
             found = await pipe.execute()
-        return [_entry(rows[0]).id if rows else None for rows in found]
+        return [EntryId.parse(rows[0][0]) if rows else None for rows in found]
 
     async def look_up(self, chat_id: str, at: EntryId) -> tuple[Chat | None, bool]:
         """The chat's record, and whether `at` names an entry of its log; of one moment."""

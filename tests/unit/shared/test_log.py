@@ -319,6 +319,13 @@ async def test_owners_are_the_tokens_of_running_chats(log, queue):
     assert await log.owners([running, waiting, ended, "nobody"]) == [b"A", None, None, None]
 
 
+async def test_the_tops_of_many_logs_are_read_at_once(log, chat_id):
+    await claim(log, chat_id)
+    assert await log.tops([chat_id, "chat_none"]) == [EntryId(1, 0), None]
+    await log.seal(chat_id, CANCELLED)
+    assert await log.tops([chat_id]) == [TERMINAL]
+
+
 async def test_every_append_is_published_once_with_its_predecessor(log, redis, chat_id):
     heard, acknowledged = asyncio.Queue(), asyncio.Event()
     if "fake" in type(redis).__name__.lower():
