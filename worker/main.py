@@ -155,8 +155,6 @@ def run(settings: Settings, alive_file: Path | None = None) -> None:
     """Run one worker until SIGINT or SIGTERM; `alive_file` shows that it is well (`worker.alive`)."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("arq.worker").setLevel(logging.WARNING)  # a line per job would say nothing new
-    for chatty in ("httpx", "httpx2", "openai"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     asyncio.set_event_loop(uvloop.new_event_loop())
     # One connection, and a reply that may take as long as the bell stays silent.
     bell = connect(settings.redis_url, max_connections=1)
