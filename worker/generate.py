@@ -13,11 +13,12 @@ from shared import events, json_text
 from shared.chat import new_token
 from shared.connect import FAILURES
 from shared.cursor import START
-from shared.events import ChunkEncoder, Json, Transcript, first_choice, first_delta
+from shared.events import ChunkEncoder, Json, Kind, Transcript, first_choice, first_delta
 from shared.log import ChatLog, Claimed, Fenced, Gone, Refused, Sealed
 from shared.queue import JobQueue
 from shared.settings import Settings
 from worker.log_writer import AttemptLog, LogLost, LogWriter
+from worker.template import TextTemplate
 from worker.upstream import Upstream, UpstreamError, backoff, redact
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Answer:
     """What the upstream's chunks have said so far about the end of the answer."""
 
     encoder: ChunkEncoder = field(default_factory=ChunkEncoder)
+    template: TextTemplate = field(default_factory=TextTemplate)
     finish_reason: str | None = None
     usage: Json | None = None
     size: int = 0
@@ -53,14 +55,24 @@ class Answer:
         Raises:
             UpstreamError: it is no chunk, or it reports an error.
         """
+        text = self.template.text_of(raw)
+        if text is not None:
+            self.size += len(text)
+            return Kind.TEXT_CHUNK.value + text
         chunk = _parse_chunk(raw)
         choice = first_choice(chunk)
+        is_plain = True
         if choice is not None and isinstance(choice.get("finish_reason"), str):
             self.finish_reason = choice["finish_reason"]
+            is_plain = False
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
+            is_plain = False
         self.size += _text_size(first_delta(chunk))
-        return self.encoder.encode(chunk)
+        value = self.encoder.encode(chunk)
+        if is_plain and value[:1] == Kind.TEXT_CHUNK.value:
+            self.template.learn(raw, chunk)
+        return value
 
 
 class _Recorder:
