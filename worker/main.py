@@ -21,12 +21,13 @@ from arq.connections import ArqRedis
 
 from shared import keys
 from shared.chat import new_token
-from shared.connect import FAILURES, connect
+from shared.connect import FAILURES, REPLY_TIMEOUT, connect
 from shared.log import ChatLog, Fenced
 from shared.queue import GENERATE, JobQueue, dump_job, load_job
 from shared.settings import InvalidSettings, Settings
 from shared.subscriber import Callbacks, Subscriber
 from shared.sweep import Sweep
+from shared.wire import Requests
 from worker.alive import show_life
 from worker.doorbell import DoorbellWorker
 from worker.generate import Generator
@@ -95,7 +96,8 @@ def arq_options(
 async def _running_parts(settings: Settings, upstream: Upstream, alive_file: Path | None) -> AsyncIterator[Generator]:
     """Everything beside arq that a worker runs, for as long as the context lasts."""
     redis = connect(settings.redis_url)
-    log = ChatLog(redis, settings.retention)
+    appends = Requests(redis, REPLY_TIMEOUT)
+    log = ChatLog(redis, settings.retention, appends)
     queue = JobQueue(redis)
     writer = LogWriter(log)
     worker_id = new_token()
@@ -138,6 +140,7 @@ async def _running_parts(settings: Settings, upstream: Upstream, alive_file: Pat
         with contextlib.suppress(TimeoutError, *FAILURES):
             async with asyncio.timeout(_GOODBYE):
                 await lease.resign()
+        appends.close()
         await redis.aclose()
         await upstream.close()
 
