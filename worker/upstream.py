@@ -106,10 +106,12 @@ class OpenAIUpstream:
     def __init__(self, settings: Settings) -> None:
         self._retries = settings.upstream_retries
         self._stall_timeout = settings.stall_timeout
-        self._url, headers = _endpoint(settings)
+        self._url, self._headers = _endpoint(settings)
         self._proxy, self._proxy_headers = _proxy(self._url)
+        if self._url.scheme == "http":  # which the proxy reads itself; else it gets only its own, with CONNECT
+            self._headers |= self._proxy_headers
+        # The headers are not the session's: it would send those to a proxy as well.
         self._session = aiohttp.ClientSession(
-            headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT),
             connector=aiohttp.TCPConnector(
@@ -141,7 +143,11 @@ class OpenAIUpstream:
             try:
                 async with asyncio.timeout(self._stall_timeout):
                     response = await self._session.post(
-                        self._url, data=request, proxy=self._proxy, proxy_headers=self._proxy_headers
+                        self._url,
+                        data=request,
+                        headers=self._headers,
+                        proxy=self._proxy,
+                        proxy_headers=self._proxy_headers,
                     )
                     if 200 <= response.status < 300:
                         return response
@@ -195,7 +201,7 @@ def _endpoint(settings: Settings) -> tuple[URL, dict[str, str]]:
     return base.with_user(None).with_path(path, encoded=True, keep_query=True), headers
 
 
-def _proxy(url: URL) -> tuple[URL | None, dict[str, str] | None]:
+def _proxy(url: URL) -> tuple[URL | None, dict[str, str]]:
     """The environment's proxy for the upstream, and what authenticates us there.
 
     aiohttp would ask the environment anew for every request, in a thread, and look for a netrc file.
@@ -203,10 +209,10 @@ def _proxy(url: URL) -> tuple[URL | None, dict[str, str] | None]:
     proxies = urllib.request.getproxies()
     address = proxies.get(url.scheme) or proxies.get("all")
     if address is None or urllib.request.proxy_bypass(url.authority):
-        return None, None
+        return None, {}
     proxy = URL(address if "://" in address else f"http://{address}")
     if proxy.user is None:
-        return proxy, None
+        return proxy, {}
     return proxy.with_user(None), {"Proxy-Authorization": aiohttp.encode_basic_auth(proxy.user, proxy.password or "")}
 
 
