@@ -222,6 +222,8 @@ async def _error_body(response: aiohttp.ClientResponse) -> Mapping[str, Any]:
     try:
         while len(body) <= _MAX_ERROR_BODY and (data := await response.content.readany()):
             body += data
+    except RuntimeError:  # aiohttp's word for a connection that was lost before
+        raise aiohttp.ServerDisconnectedError from None
     finally:
         _leave(response)
     try:
@@ -255,6 +257,7 @@ class _Body(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
         self._left = b""
+        self._is_lost = False
         self._is_over = self._loop.create_future()
         """True at the end, False when the sink is full."""
         # A short answer has arrived as a whole and given its connection back.
@@ -286,7 +289,8 @@ class _Body(asyncio.Protocol):
 
     async def _exhaust(self) -> None:
         """Read what follows `[DONE]`, usually the end of the body alone: only then can the connection be used again."""
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+        # A RuntimeError is aiohttp's word for a connection that was lost before.
+        with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):
             async with asyncio.timeout(_END_OF_BODY):
                 while not self._content.at_eof():
                     await self._content.readany()
@@ -307,6 +311,7 @@ class _Body(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._content.exception() is None:
             self._left += self._content.read_nowait()  # which would give nothing but the error afterwards
+        self._is_lost = True
         self._inner.connection_lost(exc)  # type: ignore[union-attr]  # the same
         self._take()
 
@@ -328,6 +333,8 @@ class _Body(asyncio.Protocol):
                     return
             if self._decoder.is_done or self._content.at_eof():
                 self._is_over.set_result(True)
+            elif self._is_lost:
+                raise aiohttp.ServerDisconnectedError  # noqa: TRY301  # aiohttp has not noticed, after a bad framing
         except Exception as error:  # noqa: BLE001  # raised where the future is awaited
             self._is_over.set_exception(error)
 
