@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _BATCH_VALUES = 256
 _BATCH_BYTES = 262_144
-_PAUSE_PER_LOG = 0.0001
+_PAUSE_PER_LOG = 0.0003
 _LONGEST_PAUSE = 0.004
 """Seconds from the beginning of a flush to the beginning of the next one, by the logs in the first."""
 
