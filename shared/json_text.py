@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 _decode = msgspec.json.Decoder().decode
+_decode_string = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -39,6 +40,14 @@ def loads(data: bytes) -> Any:
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_too_deep(value):
         raise ValueError(_TOO_DEEP)
     return value
+
+
+def loads_string(data: bytes) -> bytes | None:
+    """Parse JSON that is a string, to UTF-8; None if it is anything else, or has a lone surrogate."""
+    try:
+        return _decode_string(data).encode()
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
 
 
 def _loads(data: bytes) -> Any:

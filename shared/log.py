@@ -55,6 +55,7 @@ from shared.chat import Chat
 from shared.cursor import ACCEPTED, MAX_PART, TERMINAL, EntryId
 from shared.events import Entry
 from shared.packing import PACKED, Row, pack_rows, unpack_rows
+from shared.wire import Command, Requests
 
 _PAGE = 512
 """Rows that a compaction reads at once, and so the longest run it makes."""
@@ -177,24 +178,29 @@ return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), re
 """
 )
 
+# The hottest of all: it makes nothing that a batch without a terminal entry does not need.
 APPEND = (
-    LUA_PRELUDE
-    + """
+    """
 local record, log = KEYS[1], KEYS[2]
 local token, predecessor, attempt, seq = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local terminal, chat, retention = ARGV[5], ARGV[6], ARGV[7]
-local top, value = top_of(log)
-if not top then return {'gone'} end
-if top == TERMINAL then return {'sealed', value} end
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+if not last then return {'gone'} end
+local top, value = last[1], last[2][2]
+if top == '18446744073709551615-18446744073709551615' then return {'sealed', value} end
 if redis.call('HGET', record, 'token') ~= token then return {'fenced'} end
 if top ~= predecessor then return {'behind', top} end
-if #ARGV < 8 and terminal == '' then return {'appended'} end
-local values = {}
-for i = 8, #ARGV do
-  redis.call('XADD', log, attempt .. '-' .. string.format('%.0f', seq + i - 8), 'e', ARGV[i])
-  values[#values + 1] = ARGV[i]
+if not ARGV[8] and terminal == '' then return {'appended'} end
+for i = 8, #ARGV do redis.call('XADD', log, attempt .. '-' .. (seq + i - 8), 'e', ARGV[i]) end
+if terminal == '' and not ARGV[9] then
+  redis.call('PUBLISH', log, predecessor .. ' ' .. attempt .. '-' .. ARGV[4] .. ' ' .. #ARGV[8] .. '\\n' .. ARGV[8])
+  return {'appended'}
 end
-local first = #values > 0 and (attempt .. '-' .. ARGV[4]) or TERMINAL
+"""
+    + LUA_PRELUDE
+    + """
+local values = {unpack(ARGV, 8)}
+local first = values[1] and (attempt .. '-' .. ARGV[4]) or TERMINAL
 if terminal ~= '' then
   seal(record, log, KEYS[3], KEYS[4], chat, terminal, retention)
   values[#values + 1] = terminal
@@ -326,10 +332,14 @@ class Batch:
 
 
 class ChatLog:
-    """Reads and writes logs. Holds no state but the connection pool it is given and the retention (seconds)."""
+    """Reads and writes logs. Holds no state but the connections it is given and the retention (seconds).
 
-    def __init__(self, redis: Redis, retention: float) -> None:
+    With `requests`, appends have that connection for themselves.
+    """
+
+    def __init__(self, redis: Redis, retention: float, requests: Requests | None = None) -> None:
         self._redis = redis
+        self._requests = requests
         self._retention_ms = int(retention * 1000)
         self._claim = redis.register_script(CLAIM)
         self._append = redis.register_script(APPEND)
@@ -399,23 +409,25 @@ class ChatLog:
         return [Unserved(str(r)) if isinstance(r, RedisError) else _append_result(r) for r in replies]
 
     async def _send(self, batches: Sequence[Batch]) -> list[Any]:
+        commands = [self._append_command(batch) for batch in batches]
+        if self._requests is not None:
+            return await self._requests(commands)
         async with self._redis.pipeline(transaction=False) as pipe:
-            for batch in batches:
-                chat_keys = [keys.record(batch.chat_id), keys.log(batch.chat_id)]
-                if batch.terminal is not None:
-                    chat_keys += [keys.RUNNING, keys.WAITING]
-                args: list[Any] = [
-                    batch.token,
-                    str(batch.predecessor),
-                    batch.attempt,
-                    batch.first_seq,
-                    batch.terminal or b"",
-                    batch.chat_id,
-                    self._retention_ms,
-                    *batch.values,
-                ]
-                pipe.evalsha(self._append.sha, len(chat_keys), *chat_keys, *args)
+            for command in commands:
+                pipe.execute_command(*command)
             return await pipe.execute(raise_on_error=False)
+
+    def _append_command(self, batch: Batch) -> Command:
+        chat_id, attempt, seq = batch.chat_id, batch.attempt, batch.first_seq
+        chat_keys: tuple[str, ...] = (keys.record(chat_id), keys.log(chat_id))
+        if batch.terminal is not None:
+            chat_keys += (keys.RUNNING, keys.WAITING)
+        return (
+            *("EVALSHA", self._append.sha, len(chat_keys), *chat_keys),
+            *(batch.token, f"{attempt}-{seq - 1}", attempt, seq),
+            *(batch.terminal or b"", chat_id, self._retention_ms),
+            *batch.values,
+        )
 
     async def seal(
         self, chat_id: str, terminal: bytes, *, only_token: str | None = None, only_status: str | None = None

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias=AliasChoices("REDIS_URL"))
     openai_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("OPENAI_API_KEY"))
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("OPENAI_BASE_URL"))
+    openai_org_id: str | None = Field(None, validation_alias=AliasChoices("OPENAI_ORG_ID"))
+    openai_project_id: str | None = Field(None, validation_alias=AliasChoices("OPENAI_PROJECT_ID"))
+    openai_custom_headers: str | None = Field(None, validation_alias=AliasChoices("OPENAI_CUSTOM_HEADERS"))
 
     model: str = Field("gpt-4o-mini", pattern=r"\S", validation_alias=AliasChoices("PIROPIRO_MODEL"))
     max_jobs: Count = Field(200, validation_alias=AliasChoices("PIROPIRO_MAX_JOBS"))

@@ -13,6 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
 
+import hiredis
 from redis.asyncio import Redis
 
 from shared.connect import FAILURES
@@ -20,6 +21,7 @@ from shared.wire import Wire
 
 logger = logging.getLogger(__name__)
 
+_PING = hiredis.pack_command(("PING",))
 _CHUNK = 1000
 """Channels named in one command."""
 
@@ -83,34 +85,38 @@ class Subscriber:
             return
         for command, group in groupby(outbox, key=itemgetter(0)):
             for some in _batched([channel for _, channel in group], _CHUNK):
-                self._wire.send(command, *some)
+                self._wire.send(hiredis.pack_command((command, *some)))
 
     async def run(self) -> None:
         """Hold the connection, and make a new one whenever it is lost; ends only by cancellation."""
         pause = 0.0
         while True:
+            lost = asyncio.get_running_loop().create_future()
+            wire = Wire(self._on_replies, lost.set_result)
             try:
-                wire = await Wire.open(self._redis, self._on_replies)
+                await wire.open(self._redis.connection_pool)
                 pause = 0.0
-                await self._converse(wire)
+                await self._converse(wire, lost)
             except FAILURES as error:
                 pause = min(max(2 * pause, 0.05), 1.0)
                 logger.warning("subscription lost, reconnecting: %s", error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
-    async def _converse(self, wire: Wire) -> None:
+    async def _converse(self, wire: Wire, lost: asyncio.Future[Exception]) -> None:
         """Subscribe to everything, then see that the server is alive; ends only by an exception."""
         self._wire, self._outbox = wire, [("SUBSCRIBE", channel) for channel in self._listeners]
         try:
             self._send_outbox()
             while True:
                 self._is_silent = True
-                if await _within(wire.lost, self._ping_interval):
-                    raise ConnectionError("the connection was closed")
-                if self._is_silent:
-                    wire.send("PING")
-                    if await _within(wire.lost, self._ping_interval) or self._is_silent:
+                await asyncio.wait([lost], timeout=self._ping_interval)
+                if self._is_silent and not lost.done():
+                    wire.send(_PING)
+                    await asyncio.wait([lost], timeout=self._ping_interval)
+                    if self._is_silent and not lost.done():
                         raise ConnectionError("no answer to a ping")
+                if lost.done():
+                    raise lost.result()
         finally:
             self._wire = None
             wire.close()
@@ -128,15 +134,6 @@ class Subscriber:
                 listener.on_message(payload)
             elif kind == b"subscribe":
                 listener.on_subscribed()
-
-
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event, so long at most; whether it came."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
 
 
 def _batched(channels: list[bytes], count: int) -> Iterator[list[bytes]]:

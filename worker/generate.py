@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar
 
@@ -13,11 +13,12 @@ from shared import events, json_text
 from shared.chat import new_token
 from shared.connect import FAILURES
 from shared.cursor import START
-from shared.events import ChunkEncoder, Json, Transcript, first_choice, first_delta
+from shared.events import ChunkEncoder, Json, Kind, Transcript, first_choice, first_delta
 from shared.log import ChatLog, Claimed, Fenced, Gone, Refused, Sealed
 from shared.queue import JobQueue
 from shared.settings import Settings
 from worker.log_writer import AttemptLog, LogLost, LogWriter
+from worker.template import TextTemplate
 from worker.upstream import Upstream, UpstreamError, backoff, redact
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Answer:
     """What the upstream's chunks have said so far about the end of the answer."""
 
     encoder: ChunkEncoder = field(default_factory=ChunkEncoder)
+    template: TextTemplate = field(default_factory=TextTemplate)
     finish_reason: str | None = None
     usage: Json | None = None
     size: int = 0
@@ -53,14 +55,58 @@ class Answer:
         Raises:
             UpstreamError: it is no chunk, or it reports an error.
         """
+        text = self.template.text_of(raw)
+        if text is not None:
+            self.size += len(text)
+            return Kind.TEXT_CHUNK.value + text
         chunk = _parse_chunk(raw)
         choice = first_choice(chunk)
+        is_plain = True
         if choice is not None and isinstance(choice.get("finish_reason"), str):
             self.finish_reason = choice["finish_reason"]
+            is_plain = False
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
+            is_plain = False
         self.size += _text_size(first_delta(chunk))
-        return self.encoder.encode(chunk)
+        value = self.encoder.encode(chunk)
+        if is_plain and value[:1] == Kind.TEXT_CHUNK.value:
+            self.template.learn(raw, chunk)
+        return value
+
+
+class _Recorder:
+    """The upstream's sink: appends each chunk to the attempt's log, within the limits on the answer's size (bytes)."""
+
+    def __init__(self, log: AttemptLog, answer: Answer, limit: int) -> None:
+        self._log = log
+        self._answer = answer
+        self._limit = limit
+        self._stored_limit = max(_STORED_PER_ANSWER * limit, _STORED_AT_LEAST)
+
+    def take(self, chunks: Sequence[bytes]) -> bool:
+        """See `Sink.take`.
+
+        Raises:
+            UpstreamError: a chunk that is none, or one too many.
+            LogLost: see there.
+        """
+        log, answer = self._log, self._answer
+        for raw in chunks:
+            value = answer.take(raw)
+            if answer.size > self._limit:
+                message = f"The answer is longer than {self._limit} bytes (PIROPIRO_MAX_OUTPUT)."
+                raise UpstreamError(message, code="output_too_long", is_final=True)
+            if log.size + len(value) > self._stored_limit:
+                size = f"larger than {self._stored_limit} bytes in all"
+                message = f"The upstream's chunks are {size} (PIROPIRO_MAX_OUTPUT)."
+                raise UpstreamError(message, code="output_too_long", is_final=True)
+            log.append(value)
+        return not log.is_full
+
+    async def room(self) -> None:
+        """See `Sink.room`."""
+        await self._log.room()
 
 
 class Generator:
@@ -212,11 +258,7 @@ class Generator:
         request = await self._continuation(log.chat_id, claim.request) if claim.continues else claim.request
         answer = Answer()
         try:
-            async with aclosing(self._upstream.stream(request)) as reads:  # type: ignore[type-var]  # generators all
-                async for chunks in reads:
-                    self._append(log, answer, chunks)
-                    if log.is_full:
-                        await log.room()
+            await self._upstream.stream(request, _Recorder(log, answer, self._settings.max_output))
         except UpstreamError as error:
             if answer.finish_reason is None or error.is_final:
                 raise  # else the answer was complete, and only its trimmings are missing
@@ -225,19 +267,6 @@ class Generator:
                 "The upstream's answer ended without a finish_reason.", code="upstream_truncated", is_final=False
             )
         await log.seal(events.done(answer.finish_reason, answer.usage))
-
-    def _append(self, log: AttemptLog, answer: Answer, chunks: Sequence[bytes]) -> None:
-        limit = self._settings.max_output
-        stored_limit = max(_STORED_PER_ANSWER * limit, _STORED_AT_LEAST)
-        for raw in chunks:
-            value = answer.take(raw)
-            if answer.size > limit:
-                message = f"The answer is longer than {limit} bytes (PIROPIRO_MAX_OUTPUT)."
-                raise UpstreamError(message, code="output_too_long", is_final=True)
-            if log.size + len(value) > stored_limit:
-                message = f"The upstream's chunks are larger than {stored_limit} bytes in all (PIROPIRO_MAX_OUTPUT)."
-                raise UpstreamError(message, code="output_too_long", is_final=True)
-            log.append(value)
 
     async def _continuation(self, chat_id: str, request: bytes) -> bytes:
         """The request, with what earlier attempts left as a final assistant message to continue.

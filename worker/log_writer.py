@@ -1,8 +1,9 @@
 """Group commit: one writer per worker process appends the chunks of all its jobs.
 
-While one flush is in flight, further chunks gather; when it returns, all of them go out together. So an idle system
-adds no delay, a busy one batches by itself, and no job waits for Redis per chunk. A flush whose reply was lost is sent
-again: the script answers from where to go on, so nothing is stored twice (see `shared.log`).
+While one flush is in flight, further chunks gather; when it returns, all of them go out together. A flush of many logs
+is also followed by a short pause, in proportion, since each flush costs both ends as much again as some chunks. So an
+idle system adds no delay, a busy one batches by itself, and no job waits for Redis per chunk. A flush whose reply was
+lost is sent again: the script answers from where to go on, so nothing is stored twice (see `shared.log`).
 
 An attempt's chunks are kept until it ends, stored or not: a failover may forget what it acknowledged, and the writer
 can then append it anew. They are bounded by `PIROPIRO_MAX_OUTPUT`.
@@ -11,6 +12,7 @@ can then append it anew. They are bounded by `PIROPIRO_MAX_OUTPUT`.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from shared.connect import FAILURES
@@ -21,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 _BATCH_VALUES = 256
 _BATCH_BYTES = 262_144
+_PAUSE_PER_LOG = 0.0003
+_LONGEST_PAUSE = 0.004
+"""Seconds from the beginning of a flush to the beginning of the next one, by the logs in the first."""
+
 _PENDING_BYTES = 262_144
 """Unstored bytes of one attempt beyond which its job stops reading the upstream."""
 
@@ -194,11 +200,14 @@ class LogWriter:
 
     async def run(self) -> None:
         """Flush as long as the process lives; ends only by cancellation."""
-        pause = 0.0
+        pause = due = 0.0
         while True:
             await self._is_dirty.wait()
+            if (early := due - time.monotonic()) > 0:
+                await asyncio.sleep(early)
             self._is_dirty.clear()
             logs, self._dirty = [log for log in self._dirty if not log.is_closed], {}
+            due = time.monotonic() + min(_PAUSE_PER_LOG * len(logs), _LONGEST_PAUSE)
             if await self._flush(logs):
                 pause = 0.0
             else:

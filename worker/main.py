@@ -21,12 +21,13 @@ from arq.connections import ArqRedis
 
 from shared import keys
 from shared.chat import new_token
-from shared.connect import FAILURES, connect
+from shared.connect import FAILURES, REPLY_TIMEOUT, connect
 from shared.log import ChatLog, Fenced
 from shared.queue import GENERATE, JobQueue, dump_job, load_job
 from shared.settings import InvalidSettings, Settings
 from shared.subscriber import Callbacks, Subscriber
 from shared.sweep import Sweep
+from shared.wire import Requests
 from worker.alive import show_life
 from worker.compact import Compactor
 from worker.doorbell import DoorbellWorker
@@ -100,7 +101,8 @@ async def _running_parts(
 ) -> AsyncIterator[tuple[Generator, Compactor]]:
     """Everything beside arq that a worker runs, for as long as the context lasts."""
     redis = connect(settings.redis_url)
-    log = ChatLog(redis, settings.retention)
+    appends = Requests(redis, REPLY_TIMEOUT)
+    log = ChatLog(redis, settings.retention, appends)
     queue = JobQueue(redis)
     writer = LogWriter(log)
     compactor = Compactor(log)
@@ -145,6 +147,7 @@ async def _running_parts(
         with contextlib.suppress(TimeoutError, *FAILURES):
             async with asyncio.timeout(_GOODBYE):
                 await lease.resign()
+        appends.close()
         await redis.aclose()
         await upstream.close()
 
@@ -162,8 +165,6 @@ def run(settings: Settings, alive_file: Path | None = None) -> None:
     """Run one worker until SIGINT or SIGTERM; `alive_file` shows that it is well (`worker.alive`)."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("arq.worker").setLevel(logging.WARNING)  # a line per job would say nothing new
-    for chatty in ("httpx", "httpx2", "openai"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     asyncio.set_event_loop(uvloop.new_event_loop())
     # One connection, and a reply that may take as long as the bell stays silent.
     bell = connect(settings.redis_url, max_connections=1)

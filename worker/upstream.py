@@ -1,7 +1,8 @@
-"""The upstream: the port the job depends on, and its adapter around the OpenAI SDK.
+"""The upstream: the port the job depends on, and its adapter around aiohttp.
 
-The SDK keeps what it is good at (connections, authentication, error classes); the stream's bytes are decoded here,
-because typed chunks cost several times more and would drop what their types do not know.
+aiohttp keeps what it is good at (connections, TLS, proxies, redirects, the framing of HTTP). The stream's bytes go from
+its parser straight to the job, in the callback that received them: a task that awaits each read costs half as much
+again as all the rest of a lone delta, and a client library's typed chunks several times more.
 """
 
 import asyncio
@@ -10,24 +11,30 @@ import email.utils
 import math
 import random
 import re
+import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol, Self
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self, cast
 
-import httpx2
-import openai
-from openai import APIConnectionError, APIStatusError, AsyncAPIResponse, AsyncOpenAI
+import aiohttp
+import truststore
+from yarl import URL
 
+from shared import json_text
 from shared.settings import Settings
 
 _SECRETS = re.compile(r"\b(?:sk|pk|rk)-[\w*.…-]{3,}|(?i:bearer)\s+\S+|(?<=://)[^/\s@]+@")
 _MAX_MESSAGE = 2000
 _MAX_LINE = 33_554_432
+_MAX_ERROR_BODY = 1_048_576
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_CONNECT_TIMEOUT = 5.0
+_IDLE_CONNECTION = 5.0
 _MAX_BACKOFF = 8.0
 _MAX_RETRY_AFTER = 60.0
 _END_OF_BODY = 0.1
-_STREAM_HEADERS = {"Content-Type": "application/json", "X-Stainless-Raw-Response": "stream"}
+_DEFAULT_URL = "https://api.openai.com/v1"
 
 
 class UpstreamError(Exception):
@@ -62,15 +69,26 @@ class UpstreamError(Exception):
         return error
 
 
+class Sink(Protocol):
+    """Where an answer goes as it arrives. Its methods may raise: that ends the stream, with the same error."""
+
+    def take(self, chunks: Sequence[bytes]) -> bool:
+        """Take the chunks (JSON objects as bytes, undecoded) of one read, in order; False to get no more for now."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until more may come."""
+        ...
+
+
 class Upstream(Protocol):
     """Whatever streams chat completions."""
 
-    def stream(self, request: bytes) -> AsyncIterator[Sequence[bytes]]:
-        """Send `request`, a Chat Completions body as JSON, and give its chunks as they arrive.
+    async def stream(self, request: bytes, sink: Sink) -> None:
+        """Send `request`, a Chat Completions body as JSON, and give its chunks to `sink` as they arrive.
 
-        Each item holds the chunks (JSON objects as bytes, undecoded) of one read, in order. It ends with the
-        upstream's `[DONE]` or end of stream, whichever comes first; whether the answer is complete is for the caller
-        to see. Closing the iterator closes the connection.
+        It returns after the upstream's `[DONE]` or end of stream, whichever comes first; whether the answer is complete
+        is for the caller to see. Cancelling it closes the connection.
 
         Raises:
             UpstreamError: refused, unreachable, stalled or cut.
@@ -83,81 +101,72 @@ class Upstream(Protocol):
 
 
 class OpenAIUpstream:
-    """An OpenAI-compatible server. One per process: it owns the SDK's client and thereby the connection pool."""
+    """An OpenAI-compatible server. One per process, made inside the event loop: it owns the connection pool."""
 
     def __init__(self, settings: Settings) -> None:
         self._retries = settings.upstream_retries
         self._stall_timeout = settings.stall_timeout
-        connections = settings.max_jobs + 10
-        timeout = httpx2.Timeout(settings.stall_timeout, connect=5.0)
-        self._client = AsyncOpenAI(
-            # A server without authentication needs no key, but the SDK insists on one.
-            api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none",
-            # Not None: the SDK would take an empty variable for an address.
-            base_url=settings.openai_base_url or "https://api.openai.com/v1",
-            max_retries=0,
-            timeout=timeout,
-            http_client=openai.DefaultAsyncHttpxClient(
-                timeout=timeout,
-                limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+        self._url, self._headers = _endpoint(settings)
+        self._proxy, self._proxy_headers = _proxy(self._url)
+        if self._url.scheme == "http":  # which the proxy reads itself; else it gets only its own, with CONNECT
+            self._headers |= self._proxy_headers
+        # The headers are not the session's: it would send those to a proxy as well.
+        self._session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_IDLE_CONNECTION, ssl=truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             ),
         )
 
     async def close(self) -> None:
         """Close the connection pool."""
-        await self._client.close()
+        await self._session.close()
 
-    async def stream(self, request: bytes) -> AsyncIterator[Sequence[bytes]]:
+    async def stream(self, request: bytes, sink: Sink) -> None:
         """See `Upstream.stream`. 408, 429, 5xx and failed connections are retried before the stream has begun."""
         response = await self._open(request)
+        body = _Body(response, sink, self._stall_timeout)
         try:
-            decoder, body = DataDecoder(), response.iter_bytes()
-            async for data in body:
-                chunks = decoder.feed(data)
-                if chunks:
-                    yield chunks
-                if decoder.is_done:
-                    await _exhaust(body)
-                    return
-        except httpx2.TimeoutException:
+            await body.pass_on()
+        except TimeoutError:
             raise self._stalled() from None
-        except httpx2.HTTPError:
+        except (aiohttp.ClientError, OSError):
             raise UpstreamError(
                 "The upstream cut the connection.", code="upstream_disconnected", is_final=False
             ) from None
         finally:
-            await response.close()
+            body.leave()
 
-    async def _open(self, request: bytes) -> AsyncAPIResponse[Any]:
+    async def _open(self, request: bytes) -> aiohttp.ClientResponse:
         for retry in range(self._retries + 1):
             try:
-                return await self._client.post(
-                    "/chat/completions",
-                    cast_to=AsyncAPIResponse[Any],
-                    content=request,
-                    options={"headers": _STREAM_HEADERS},
-                )
-            except APIStatusError as error:
-                is_final = error.status_code not in (408, 429) and error.status_code < 500
-                if is_final or retry == self._retries:
-                    raise self._refused(error) from None
-                pause = retry_after(error.response.headers.get("retry-after"), time.time())
-            except (APIConnectionError, httpx2.HTTPError) as error:
-                # The SDK reads an error's body outside of its own error handling: hence httpx2's.
+                async with asyncio.timeout(self._stall_timeout):
+                    response = await self._session.post(
+                        self._url,
+                        data=request,
+                        headers=self._headers,
+                        proxy=self._proxy,
+                        proxy_headers=self._proxy_headers,
+                    )
+                    if 200 <= response.status < 300:
+                        return response
+                    error = await _error_body(response)
+            except (aiohttp.ClientError, OSError, TimeoutError) as failure:
                 if retry == self._retries:
-                    raise self._unreachable(error) from None
+                    raise self._unreachable(failure) from None
                 pause = None
+            else:
+                is_final = response.status not in (408, 429) and response.status < 500
+                if is_final or retry == self._retries:
+                    # After our own retries it is final.
+                    raise UpstreamError.of(error, f"The upstream answered {response.status}.", is_final=True)
+                pause = retry_after(response.headers.get("Retry-After"), time.time())
             await asyncio.sleep(backoff(retry) if pause is None else pause)
         raise AssertionError("unreachable")
 
-    def _refused(self, error: APIStatusError) -> UpstreamError:
-        """Translate an HTTP error; after our own retries it is final."""
-        body = error.body if isinstance(error.body, dict) else {}
-        return UpstreamError.of(body, f"The upstream answered {error.status_code}.", is_final=True)
-
-    def _unreachable(self, error: Exception) -> UpstreamError:
-        cause = error.__cause__ or error
-        if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
+    def _unreachable(self, failure: Exception) -> UpstreamError:
+        if isinstance(failure, TimeoutError) and not isinstance(failure, aiohttp.ClientError):
             return self._stalled()
         return UpstreamError("The upstream could not be reached.", code="upstream_unreachable", is_final=True)
 
@@ -167,12 +176,186 @@ class OpenAIUpstream:
         )
 
 
-async def _exhaust(body: AsyncIterator[bytes]) -> None:
-    """Read what follows `[DONE]`, usually the end of the body alone: only then can the connection be used again."""
-    with contextlib.suppress(TimeoutError, httpx2.HTTPError):
-        async with asyncio.timeout(_END_OF_BODY):
-            async for _ in body:
-                pass
+def _endpoint(settings: Settings) -> tuple[URL, dict[str, str]]:
+    """Where requests go, and the headers of all of them; both as the OpenAI SDK has them."""
+    base = URL(settings.openai_base_url or _DEFAULT_URL)
+    # A server without authentication needs no key, but may insist on a header.
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
+    headers = {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        "User-Agent": "piropiro",
+        "Authorization": f"Bearer {key}",
+    }
+    if settings.openai_org_id:
+        headers["OpenAI-Organization"] = settings.openai_org_id
+    if settings.openai_project_id:
+        headers["OpenAI-Project"] = settings.openai_project_id
+    for line in (settings.openai_custom_headers or "").splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip()] = value.strip()
+    if base.user is not None:
+        headers["Authorization"] = aiohttp.encode_basic_auth(base.user, base.password or "")
+    path = f"{base.raw_path.rstrip('/')}/chat/completions"
+    return base.with_user(None).with_path(path, encoded=True, keep_query=True), headers
+
+
+def _proxy(url: URL) -> tuple[URL | None, dict[str, str]]:
+    """The environment's proxy for the upstream, and what authenticates us there.
+
+    aiohttp would ask the environment anew for every request, in a thread, and look for a netrc file.
+    """
+    proxies = urllib.request.getproxies()
+    address = proxies.get(url.scheme) or proxies.get("all")
+    if address is None or urllib.request.proxy_bypass(url.authority):
+        return None, {}
+    proxy = URL(address if "://" in address else f"http://{address}")
+    if proxy.user is None:
+        return proxy, {}
+    return proxy.with_user(None), {"Proxy-Authorization": aiohttp.encode_basic_auth(proxy.user, proxy.password or "")}
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> Mapping[str, Any]:
+    """The upstream's own `error` object; empty if it sent something else."""
+    body = bytearray()
+    try:
+        while len(body) <= _MAX_ERROR_BODY and (data := await response.content.readany()):
+            body += data
+    except RuntimeError:  # aiohttp's word for a connection that was lost before
+        raise aiohttp.ServerDisconnectedError from None
+    finally:
+        _leave(response)
+    try:
+        parsed = json_text.loads(bytes(body))
+    except ValueError:
+        return {}
+    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _leave(response: aiohttp.ClientResponse) -> None:
+    """Give the connection back if the response was read to its end; else close it at once."""
+    if not response.content.is_eof() and response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()  # a graceful end would first wait for what is still to be sent
+    response.close()
+
+
+class _Body(asyncio.Protocol):
+    """Passes a response's body on to a sink, from within the connection's callbacks.
+
+    It stands between the connection and aiohttp's protocol, which takes the bytes first and leaves what they contain
+    in the response's buffer. While the sink is full they stay there, until aiohttp stops reading the connection.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, sink: Sink, stall_timeout: float) -> None:
+        self._response = response
+        self._content = response.content
+        self._sink = sink
+        self._decoder = DataDecoder()
+        self._stall_timeout = stall_timeout
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self._left = b""
+        self._is_lost = False
+        self._is_over = self._loop.create_future()
+        """True at the end, False when the sink is full."""
+        # A short answer has arrived as a whole and given its connection back.
+        self._transport = response.connection.transport if response.connection is not None else None
+        self._inner = cast("asyncio.Protocol", self._transport.get_protocol()) if self._transport is not None else None
+
+    async def pass_on(self) -> None:
+        """Give the sink everything up to `[DONE]` or the end.
+
+        Raises:
+            aiohttp.ClientError, OSError: the connection failed before the end of the body.
+            TimeoutError: nothing came for too long.
+        """
+        if self._transport is not None:
+            self._transport.set_protocol(self)
+        self._watch(self._stall_timeout)
+        try:
+            self._take()
+            while not await self._is_over:
+                await self._sink.room()
+                self._is_over = self._loop.create_future()
+                self._heard = self._loop.time()
+                self._take()
+        finally:
+            self._timer.cancel()
+            if self._transport is not None and self._inner is not None:
+                self._transport.set_protocol(self._inner)
+        await self._exhaust()
+
+    async def _exhaust(self) -> None:
+        """Read what follows `[DONE]`, usually the end of the body alone: only then can the connection be used again."""
+        # A RuntimeError is aiohttp's word for a connection that was lost before.
+        with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):
+            async with asyncio.timeout(_END_OF_BODY):
+                while not self._content.at_eof():
+                    await self._content.readany()
+
+    def leave(self) -> None:
+        """Give the connection back, or close it at once if the body was not read to its end."""
+        _leave(self._response)
+
+    def data_received(self, data: bytes) -> None:
+        """Let aiohttp take the bytes, and pass on what they contain."""
+        self._heard = self._loop.time()
+        self._inner.data_received(data)  # type: ignore[union-attr]  # without one, nothing is received
+        self._take()
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()  # type: ignore[union-attr]  # the same
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._content.exception() is None:
+            self._left += self._content.read_nowait()  # which would give nothing but the error afterwards
+        self._is_lost = True
+        self._inner.connection_lost(exc)  # type: ignore[union-attr]  # the same
+        self._take()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()  # type: ignore[union-attr]  # the same
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()  # type: ignore[union-attr]  # the same
+
+    def _take(self) -> None:
+        """Pass on what is there, unless the sink is full."""
+        if self._is_over.done():
+            return
+        try:
+            while not self._decoder.is_done and (data := self._next()):
+                chunks = self._decoder.feed(data)
+                if chunks and not self._sink.take(chunks):
+                    self._is_over.set_result(False)
+                    return
+            if self._decoder.is_done or self._content.at_eof():
+                self._is_over.set_result(True)
+            elif self._is_lost:
+                raise aiohttp.ServerDisconnectedError  # noqa: TRY301  # aiohttp has not noticed, after a bad framing
+        except Exception as error:  # noqa: BLE001  # raised where the future is awaited
+            self._is_over.set_exception(error)
+
+    def _next(self) -> bytes:
+        if self._left:
+            data, self._left = self._left, b""
+            return data
+        return self._content.read_nowait()
+
+    def _watch(self, pause: float) -> None:
+        self._timer = self._loop.call_later(pause, self._look)
+
+    def _look(self) -> None:
+        """Find out whether the upstream has been silent for too long; a timer per read would cost more."""
+        silence = self._loop.time() - self._heard
+        if self._is_over.done():
+            self._watch(self._stall_timeout)  # the sink is full: it is not the upstream's silence
+        elif silence < self._stall_timeout:
+            self._watch(self._stall_timeout - silence)
+        else:
+            self._is_over.set_exception(TimeoutError())
 
 
 class DataDecoder:

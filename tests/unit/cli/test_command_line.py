@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cli.main import app
 
 ROOT = Path(__file__).parents[3]
-HEAVY = ("fastapi", "uvicorn", "arq", "openai", "redis", "pydantic")
+HEAVY = ("fastapi", "uvicorn", "arq", "aiohttp", "redis", "pydantic")
 
 
 @pytest.mark.parametrize("command", ["up", "api", "worker", "simulator"])

@@ -35,7 +35,7 @@ class FakeUpstream:
         self.requests = []
         self.open = 0
 
-    async def stream(self, request):
+    async def stream(self, request, sink):
         self.requests.append(json_text.loads(request))
         self.open += 1
         try:
@@ -44,7 +44,8 @@ class FakeUpstream:
                     await asyncio.Event().wait()
                 if isinstance(step, Exception):
                     raise step
-                yield [step]
+                if not sink.take([step]):
+                    await sink.room()
         finally:
             self.open -= 1
 
