@@ -95,14 +95,25 @@ class HoldStreams:
 class _Stream:
     """Moves what a follower gives to a client: at once where that can be, else in a task for as long as it cannot."""
 
-    __slots__ = ("_client", "_follower", "_is_over", "_is_silent", "_keepalive", "_pumping", "_timer", "_wrote")
+    __slots__ = (
+        "_client",
+        "_follower",
+        "_is_over",
+        "_is_silent",
+        "_keepalive",
+        "_pump_task",
+        "_time",
+        "_timer",
+        "_wrote",
+    )
 
     def __init__(self, client: "_Client", follower: Follower, keepalive: float) -> None:
         self._client = client
         self._follower = follower
         self._keepalive = keepalive
-        self._pumping: asyncio.Task[None] | None = None
+        self._pump_task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._time = asyncio.get_running_loop().time
         self._wrote = 0.0
         self._is_silent = False
         self._is_over = False
@@ -110,7 +121,7 @@ class _Stream:
     def open(self) -> None:
         """Send from now on, until `close` or the follower's end."""
         self._follower.on_more = self._on_more
-        self._wrote = asyncio.get_running_loop().time()
+        self._wrote = self._time()
         self._look_for_silence()
         self._on_more()
 
@@ -125,12 +136,12 @@ class _Stream:
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._pumping is not None:
-            self._pumping.cancel()
+        if self._pump_task is not None:
+            self._pump_task.cancel()
         self._follower.close()
 
     def _on_more(self) -> None:
-        if self._pumping is not None or self._is_over:
+        if self._pump_task is not None or self._is_over:
             return
         try:
             is_done = self._push()
@@ -139,20 +150,21 @@ class _Stream:
             self._cut()
         else:
             if not is_done:
-                self._pumping = asyncio.create_task(self._pump())
+                self._pump_task = asyncio.create_task(self._pump())
 
     def _push(self) -> bool:
         """Send all there is, without waiting; False if there is more to do."""
+        client, take = self._client, self._follower.take
         while not self._is_over:
-            if not self._client.is_ready:
+            if not client.is_ready():
                 return False
-            step = self._follower.take()
+            step = take()
             if step is Step.LAGGING:
                 return False
             message = self._message(step)
             if message is None:
                 break
-            self._client.send_now(message)
+            client.send_now(message)
         return True
 
     async def _pump(self) -> None:
@@ -174,7 +186,7 @@ class _Stream:
             logger.exception("a stream failed unexpectedly, cutting it")
             self._cut()
         finally:
-            self._pumping = None
+            self._pump_task = None
 
     async def _page(self) -> bytes:
         try:
@@ -186,20 +198,19 @@ class _Stream:
 
     def _message(self, step: bytes | Place | Step) -> Message | None:
         """What to send of what the follower said; None if that is nothing."""
-        match step:
-            case bytes():
-                frames = step
-            case Place():
-                frames = queued_frame(step.position)
-            case Step.OVER:
-                self._is_over = True
-                return {"type": "http.response.body", "body": b"", "more_body": False}
-            case _ if self._is_silent:
-                frames = KEEP_ALIVE
-            case _:
-                return None
+        if isinstance(step, bytes):
+            frames = step
+        elif isinstance(step, Place):
+            frames = queued_frame(step.position)
+        elif step is Step.OVER:
+            self._is_over = True
+            return {"type": "http.response.body", "body": b"", "more_body": False}
+        elif self._is_silent:
+            frames = KEEP_ALIVE
+        else:
+            return None
         self._is_silent = False
-        self._wrote = asyncio.get_running_loop().time()
+        self._wrote = self._time()
         return {"type": "http.response.body", "body": frames, "more_body": True}
 
     def _look_for_silence(self) -> None:
@@ -235,7 +246,6 @@ class _Client:
             with contextlib.suppress(RuntimeError):  # the client has left already
                 connection.set_write_buffer_limits(high=1)
 
-    @property
     def is_ready(self) -> bool:
         """Whether `send_now` may be called: all that was written is taken. Never so where the connection is unknown."""
         return self._connection is not None and not self._connection.get_write_buffer_size()

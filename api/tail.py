@@ -24,6 +24,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import itemgetter
 
 from api.sse import Format, frame
 from shared import keys
@@ -99,10 +100,13 @@ class Follower:
 
     def take(self) -> bytes | Place | Step:
         """What to send next, about as much as one write shall have: frames, or a new place in the queue."""
-        while not (self.is_over or self.position == TERMINAL):
-            run = self._tail.run_after(self.position, self._format)
-            if isinstance(run, Step):
-                return run if run is Step.LAGGING else self._new_place()
+        tail = self._tail
+        while not (self.is_closed or tail.is_closed or self.position == TERMINAL):
+            if tail.top is None or self.position >= tail.top:
+                return self._new_place()
+            run = tail.run_after(self.position, self._format)
+            if run is None:
+                return Step.LAGGING
             self.position, frames = run
             if frames:
                 return frames
@@ -174,6 +178,9 @@ class Follower:
             self._tail.leave(self)
 
 
+_ID = itemgetter(0)
+
+
 def _ignore() -> None:
     """For a follower that nobody waits for."""
 
@@ -198,18 +205,19 @@ class Tail:
         self.chat_id = chat_id
         self.place: Place | None = None
         self.is_closed = False
-        self.last_heard = asyncio.get_running_loop().time()
+        self.top: EntryId | None = None
+        """The last entry seen; None before there was a look at the log."""
         self.followers: set[Follower] = set()
         self.cancels_when_left = False
         self._tails = tails
         self._log = log
-        self._top: EntryId | None = None
+        self._time = asyncio.get_running_loop().time
+        self.last_heard = self._time()
         self._base = START
-        self._ids: list[EntryId] = []
         self._entries: list[Entry] = []
         self._bytes = 0
         self._runs: dict[tuple[EntryId, Format], tuple[EntryId, bytes]] = {}
-        self._is_telling = False
+        self._most = self._most_bytes = 0
         self._heard = START
         self._is_stale = False
         self._refreshing: asyncio.Task[None] | None = None
@@ -217,28 +225,26 @@ class Tail:
     @property
     def is_waiting(self) -> bool:
         """No worker has claimed the chat yet, as far as this tail has seen."""
-        return self._top == ACCEPTED
+        return self.top == ACCEPTED
 
     @property
     def is_sealed(self) -> bool:
-        return self._top == TERMINAL
+        return self.top == TERMINAL
 
     def is_at(self, top: EntryId | None) -> bool:
         """Whether the log's top is what this tail has seen and been told of."""
-        return top is not None and top == self._top and top >= self._heard
+        return top is not None and top == self.top and top >= self._heard
 
-    def run_after(self, position: EntryId, format_: Format) -> tuple[EntryId, bytes] | Step:
-        """The frames that one write takes from above `position`, and where they end; `Step` if it has none.
+    def run_after(self, position: EntryId, format_: Format) -> tuple[EntryId, bytes] | None:
+        """Where one write from above `position`, which is below `top`, ends, and its frames; None if the ring lacks it.
 
         Followers at the same position get the same bytes, which are made once.
         """
-        if self._top is None or position >= self._top:
-            return Step.IDLE
-        if position < self._base:
-            return Step.LAGGING
         run = self._runs.get((position, format_))
         if run is None:
-            run = _one_write(self.chat_id, self._entries[bisect_right(self._ids, position) :], format_)
+            if position < self._base:
+                return None
+            run = _one_write(self.chat_id, self._entries[bisect_right(self._entries, position, key=_ID) :], format_)
             if len(self.followers) > 1:
                 self._runs[position, format_] = run
         return run
@@ -254,11 +260,13 @@ class Tail:
         self.refresh()
 
     def on_message(self, payload: bytes) -> None:
-        self.last_heard = asyncio.get_running_loop().time()
-        publication = Publication.parse(payload)
-        last, top = publication.entries[-1].id, self._top
-        if top is not None and (publication.predecessor == top or any(e.id == top for e in publication.entries)):
-            self._extend([entry for entry in publication.entries if entry.id > top])
+        self.last_heard = self._time()
+        predecessor, entries = Publication.parse(payload)
+        top, last = self.top, entries[-1].id
+        if predecessor == top:
+            self._extend(entries)
+        elif top is not None and any(entry.id == top for entry in entries):
+            self._extend([entry for entry in entries if entry.id > top])
         elif top is None or last > top:
             self._heard = max(self._heard, last)
             self.refresh()
@@ -281,7 +289,7 @@ class Tail:
                     self._is_stale = True
                     await asyncio.sleep(_RETRY)
                     continue
-                if is_whole and self._top is not None and self._top >= self._heard:
+                if is_whole and self.top is not None and self.top >= self._heard:
                     since = None
                     continue
                 # The stream lacks what was shown or published: a failover forgot it, and its writer may append it anew.
@@ -306,66 +314,52 @@ class Tail:
 
     async def _read(self) -> bool:
         """Bring `top` to the stream's; False if the stream does not have what this tail has already shown."""
-        if self._top is None:
+        if self.top is None:
             top = await self._log.top(self.chat_id)
             if top is None:
                 return False
-            self._top = self._base = top
-            self._tell_followers_soon()
+            self.top = self._base = top
+            self._tails.tell_soon(self)
             return True
         while True:
-            at = self._top
+            at = self.top
             entries = await self._log.read_from(self.chat_id, at, _PAGE)
             if not entries or entries[0].id != at:
                 return at == TERMINAL
             # Publications may have come meanwhile.
-            self._extend([entry for entry in entries if entry.id > self._top])
+            self._extend([entry for entry in entries if entry.id > self.top])
             if len(entries) < _PAGE:
                 return True
 
     def _extend(self, entries: list[Entry]) -> None:
         if not entries:
             return
-        self._make_room()
+        if len(self._entries) > 2 * self._most or self._bytes > 2 * self._most_bytes:
+            self._trim()
         self._runs.clear()
-        self._ids += [entry.id for entry in entries]
         self._entries += entries
-        self._bytes += sum(len(entry.value) for entry in entries)
-        self._top = entries[-1].id
+        for entry in entries:
+            self._bytes += len(entry.value)
+        self.top = entries[-1].id
         self.place = None
-        self._tell_followers_soon()
+        self._tails.tell_soon(self)
 
-    def _make_room(self) -> None:
-        """Trim the ring if it is too large, but not before everybody has been told what is in it."""
-        readers = len(self.followers)
-        most = min(_RING_ENTRIES, readers * _SHARE_ENTRIES)
-        most_bytes = min(_RING_BYTES, readers * _SHARE_BYTES)
-        if len(self._ids) > 2 * most or self._bytes > 2 * most_bytes:
-            if self._is_telling:
-                self._tell_followers()
-            self._trim(most, most_bytes)
-
-    def _trim(self, most: int, most_bytes: int) -> None:
-        """Forget the oldest entries; done seldom, for many at once."""
-        drop = max(0, len(self._ids) - most)
+    def _trim(self) -> None:
+        """Forget the oldest entries, after everybody was told of them; done seldom, for many at once."""
+        self.tell_followers()
+        drop = max(0, len(self._entries) - self._most)
         size = sum(len(entry.value) for entry in self._entries[:drop])
-        while drop < len(self._ids) - 1 and self._bytes - size > most_bytes:
+        while drop < len(self._entries) - 1 and self._bytes - size > self._most_bytes:
             size += len(self._entries[drop].value)
             drop += 1
         if drop:
-            self._base = self._ids[drop - 1]
+            self._base = self._entries[drop - 1].id
             self._bytes -= size
-            del self._ids[:drop], self._entries[:drop]
+            del self._entries[:drop]
 
-    def _tell_followers_soon(self) -> None:
-        """Tell them once, of all that comes up meanwhile."""
-        if not self._is_telling:
-            self._is_telling = True
-            asyncio.get_running_loop().call_soon(self._tell_followers)
-
-    def _tell_followers(self) -> None:
-        self._is_telling = False
-        for follower in list(self.followers):
+    def tell_followers(self) -> None:
+        """Have them take what is new."""
+        for follower in tuple(self.followers):
             follower.on_more()
         self._runs.clear()
 
@@ -374,18 +368,27 @@ class Tail:
         place = Place(position) if position is not None else None
         if self.is_waiting and place != self.place:
             self.place = place
-            self._tell_followers_soon()
+            self._tails.tell_soon(self)
+
+    def join(self, follower: Follower) -> None:
+        self.followers.add(follower)
+        self._share_ring()
 
     def leave(self, follower: Follower) -> None:
         self.followers.discard(follower)
+        self._share_ring()
         if not self.followers:
             self.close()
+
+    def _share_ring(self) -> None:
+        self._most = min(_RING_ENTRIES, len(self.followers) * _SHARE_ENTRIES)
+        self._most_bytes = min(_RING_BYTES, len(self.followers) * _SHARE_BYTES)
 
     def close(self) -> None:
         """End every follower's stream, without a terminal event unless it has had one."""
         if not self.is_closed:
             self.is_closed = True
-            self._tell_followers_soon()
+            self._tails.tell_soon(self)
             self._tails.forget(self)
 
 
@@ -397,6 +400,7 @@ class Tails:
         self._queue = queue
         self._subscriber = subscriber
         self._tails: dict[str, Tail] = {}
+        self._news: dict[Tail, None] = {}
         self._is_draining = False
 
     def follow(self, chat_id: str, after: EntryId, format_: Format, *, cancels_when_left: bool = False) -> Follower:
@@ -408,10 +412,21 @@ class Tails:
             self._subscriber.subscribe(keys.log(chat_id), tail)
         tail.cancels_when_left = cancels_when_left
         follower = Follower(tail, after, format_)
-        tail.followers.add(follower)
+        tail.join(follower)
         if self._is_draining:
             tail.close()
         return follower
+
+    def tell_soon(self, tail: Tail) -> None:
+        """Have a tail tell its followers once, of all that comes up meanwhile."""
+        if not self._news:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._news[tail] = None
+
+    def _tell(self) -> None:
+        news, self._news = self._news, {}
+        for tail in news:
+            tail.tell_followers()
 
     def forget(self, tail: Tail) -> None:
         del self._tails[tail.chat_id]

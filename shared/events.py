@@ -21,7 +21,7 @@ All three say what `choices[0].delta` is without looking at another entry, so th
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared import json_text
 from shared.cursor import EntryId
@@ -47,8 +47,7 @@ CHUNK_KINDS = frozenset({Kind.CHUNK.value, Kind.PARTIAL_CHUNK.value, Kind.TEXT_C
 TERMINAL_KINDS = frozenset({Kind.DONE.value, Kind.ERROR.value, Kind.CANCELLED.value})
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One record of a log: its id and its encoded value."""
 
     id: EntryId

@@ -44,7 +44,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
@@ -529,8 +529,7 @@ class ChatLog:
         return [token if status == b"running" else None for token, status in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """What one script appended: contiguous entries, the first of which follows `predecessor`."""
 
     predecessor: EntryId
@@ -541,13 +540,16 @@ class Publication:
         """Parse what the scripts publish; the input is trusted."""
         header, _, body = payload.partition(b"\n")
         predecessor, first, lengths = header.split(b" ")
-        attempt, seq = EntryId.parse(first)
+        attempt, seq = first_id = EntryId.parse(first)
+        if b"," not in lengths:
+            return cls(EntryId.parse(predecessor), [Entry(first_id, body)])
         entries, position = list[Entry](), 0
-        for offset, length in enumerate(lengths.split(b",")):
-            value = body[position : position + int(length)]
-            position += int(length)
+        for length in map(int, lengths.split(b",")):
+            value = body[position : position + length]
+            position += length
             is_terminal = value[:1] in events.TERMINAL_KINDS
-            entries.append(Entry(TERMINAL if is_terminal else EntryId(attempt, seq + offset), value))
+            entries.append(Entry(TERMINAL if is_terminal else EntryId(attempt, seq), value))
+            seq += 1
         return cls(EntryId.parse(predecessor), entries)
 
 
