@@ -1,7 +1,6 @@
 """The API process: composition and lifespan of one replica."""
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -17,6 +16,7 @@ from api.routes.page import page_router
 from api.services import Services
 from api.stream import HoldStreams
 from api.tail import Tails
+from shared import collector
 from shared.connect import connect
 from shared.log import ChatLog
 from shared.queue import JobQueue
@@ -50,8 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         ]
         for task in background:
             task.add_done_callback(_stop_if_failed)
-        gc.collect()
-        gc.freeze()  # what the imports left stays for ever: walking through it took the collector 50 ms each time
+        collector.calm()
         restore = _call_on_stop(leaving.set, settings.linger, tails.drain)
         try:
             yield

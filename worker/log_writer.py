@@ -23,9 +23,12 @@ logger = logging.getLogger(__name__)
 
 _BATCH_VALUES = 256
 _BATCH_BYTES = 262_144
+_MANY_LOGS = 4
+_LASTING = 0.01
 _PAUSE_PER_LOG = 0.0003
 _LONGEST_PAUSE = 0.004
-"""Seconds from the beginning of a flush to the beginning of the next one, by the logs in the first."""
+"""Seconds from the beginning of a flush to the beginning of the next one, by the logs in the first: if they are many,
+and have been so `_LASTING` seconds before at most. Else it is a burst that is over soon."""
 
 _PENDING_BYTES = 262_144
 """Unstored bytes of one attempt beyond which its job stops reading the upstream."""
@@ -200,14 +203,18 @@ class LogWriter:
 
     async def run(self) -> None:
         """Flush as long as the process lives; ends only by cancellation."""
-        pause = due = 0.0
+        pause = due = crowded = 0.0
         while True:
             await self._is_dirty.wait()
             if (early := due - time.monotonic()) > 0:
                 await asyncio.sleep(early)
             self._is_dirty.clear()
             logs, self._dirty = [log for log in self._dirty if not log.is_closed], {}
-            due = time.monotonic() + min(_PAUSE_PER_LOG * len(logs), _LONGEST_PAUSE)
+            if len(logs) >= _MANY_LOGS:
+                now = time.monotonic()
+                if now - crowded < _LASTING:
+                    due = now + min(_PAUSE_PER_LOG * len(logs), _LONGEST_PAUSE)
+                crowded = now
             if await self._flush(logs):
                 pause = 0.0
             else:

@@ -6,7 +6,6 @@ slower to pick up a chat, otherwise the same.
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import sys
@@ -19,7 +18,7 @@ import uvloop
 from arq import func
 from arq.connections import ArqRedis
 
-from shared import keys
+from shared import collector, keys
 from shared.chat import new_token
 from shared.connect import FAILURES, REPLY_TIMEOUT, connect
 from shared.log import ChatLog, Fenced
@@ -66,8 +65,7 @@ def arq_options(
     async def on_startup(ctx: dict[str, Any]) -> None:
         parts = _running_parts(settings, make_upstream(settings), alive_file)
         ctx["generator"], ctx["compactor"] = await stack.enter_async_context(parts)
-        gc.collect()
-        gc.freeze()  # what the imports left stays for ever: walking through it took the collector 60 ms each time
+        collector.calm()
 
     async def on_shutdown(_: dict[str, Any]) -> None:
         await stack.aclose()
