@@ -7,7 +7,7 @@ import sys
 
 import uvloop
 
-from bench import first_minute, growth, queue, slow_readers
+from bench import first_minute, growth, overload, queue, slow_readers, storm
 from bench.client import ApiFailed
 from bench.compare.run import run as compare
 from bench.processes import StartFailed
@@ -18,6 +18,8 @@ BENCHMARKS = {
     "queue": queue.run,
     "first-minute": first_minute.run,
     "slow-readers": slow_readers.run,
+    "storm": storm.run,
+    "overload": overload.run,
 }
 
 

@@ -186,6 +186,7 @@ _COLUMNS = (
     "in, KB/s",
     "out, KB/s",
     "connections",
+    "fullest process",
     "clients + upstream, cores",
 )
 _LEGEND = """- **p50, p99**: from the upstream's write of a delta to its arrival.
@@ -194,6 +195,7 @@ _LEGEND = """- **p50, p99**: from the upstream's write of a delta to its arrival
   processes, and what they said is still kept.
 - **Redis operations**: commands of clients, and those which their scripts call. **in, out**: bytes at its sockets, and
   **connections** its clients', all while the window lasted.
+- **fullest process**: the server that used most of a core; each of them has one thread, so one core is its end.
 - **clients + upstream**: what the load itself used of the cores; it is in no other figure.
 - A row whose chats did not all get 95% of their deltas within 100 ms has an asterisk."""
 
@@ -211,8 +213,16 @@ def _line(title: str, result: Result) -> list[str]:
         *(shown(size or None, 0) for size in mib),
         *((shown(value, 0) for value in redis) if redis else ["–"] * 3),
         shown(use.connections if use else None, 0),
+        fullest(result),
         f"{result.cores(OWN) + result.cores(SOURCE):.2f}",
     ]
+
+
+def fullest(result: Result) -> str:
+    """The server that used most of a core, and how much of it."""
+    servers = [name for name in result.cpu if name not in (OWN, SOURCE)]
+    name = max(servers, key=result.cores, default="")
+    return f"{name} {result.cores(name):.0%}" if name else "–"
 
 
 def _redis(growth: Growth, plan: Plan) -> list[str]:
