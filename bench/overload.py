@@ -13,7 +13,7 @@ MAX_JOBS, MAX_QUEUE = 20, 100
 SETTINGS = {"PIROPIRO_MAX_JOBS": str(MAX_JOBS), "PIROPIRO_MAX_QUEUE": str(MAX_QUEUE)}
 
 FULL = Overload(within=(48, 8.0), beyond=(400, 50.0), deltas=2 * PACE, pace=PACE, patience=40.0)
-QUICK = Overload(within=(16, 8.0), beyond=(200, 50.0), deltas=2 * PACE, pace=PACE, patience=40.0)
+QUICK = Overload(within=(32, 8.0), beyond=(200, 50.0), deltas=2 * PACE, pace=PACE, patience=40.0)
 
 
 async def run(*, quick: bool, seed: int) -> bool:  # noqa: ARG001 - there is no chance in it

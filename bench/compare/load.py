@@ -50,6 +50,7 @@ _PATIENCE = 5.0
 _COMING = 50.0
 _NS = 1_000_000_000
 _TICKS = os.sysconf("SC_CLK_TCK")
+_EVENT_SIZE = 512
 _LINE_END = b"\n"
 _BODY_ENDS = b"0\r\n\r\n"
 
@@ -76,21 +77,21 @@ class Stream(asyncio.Protocol):
         if not self._has_begun and b"data: " in data:
             self._has_begun = True
             self.began.set()
-        if data.endswith(_LINE_END) and self._is_whole():
+        if data.endswith(_LINE_END) and self.tail().endswith(_BODY_ENDS):
             self.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.ended.set()
         self.began.set()
 
-    def _is_whole(self) -> bool:
-        """Whether the last bytes end the body; the network may have cut between them."""
+    def tail(self) -> bytes:
+        """The last bytes that came, enough for an event; the network may have cut anywhere in them."""
         last = b""
         for _, data in reversed(self.reads):
-            last = data[-len(_BODY_ENDS) :] + last
-            if len(last) >= len(_BODY_ENDS):
+            last = data[-_EVENT_SIZE:] + last
+            if len(last) >= _EVENT_SIZE:
                 break
-        return last.endswith(_BODY_ENDS)
+        return last
 
     def close(self) -> None:
         """Leave."""
@@ -427,7 +428,7 @@ class Clients:
         """Wait until the last delta has come on each of the streams, but not for ever."""
         last, left, until = b"data: %07d " % (deltas - 1), list(streams), self._loop.time() + patience
         while left and self._loop.time() < until:
-            left = [stream for stream in left if not any(last in data for _, data in stream.reads[-2:])]
+            left = [stream for stream in left if last not in stream.tail()]
             await asyncio.sleep(0.02)
 
     def _check_said(self, streams: Sequence[Stream], deltas: int, result: Result) -> list[Answer]:

@@ -52,10 +52,10 @@ class Plan:
 
 _CLIMB = [20, 40, 75, 100, 150, 200, 300]
 FULL = Plan(
-    light_seconds=10.0,
-    window=5.0,
+    light_seconds=8.0,
+    window=4.0,
     again=(DIRECT, PIROPIRO),
-    levels=dict.fromkeys((DIRECT, TEXTBOOK, PIROPIRO, PIPE), _CLIMB),
+    levels=dict.fromkeys((DIRECT, TEXTBOOK, PIROPIRO), _CLIMB) | {PIPE: [20, 100, 200, 300]},
     always={PIROPIRO: 200},
     burst=Burst(chats=50, deltas=2000, patience=120.0),
     followed={name: Followed(readers=1000, rate=400.0, pace=PACE, seconds=4.0) for name in (TEXTBOOK, PIROPIRO)},
@@ -114,7 +114,7 @@ async def _measure(system: System, plan: Plan) -> Figures:
     print(f"{system.name}: {system.about}", flush=True)
     if steps := plan.idle.get(system.name):
         async with running(system) as target:
-            figures.idle = await apply(target, Idle(steps, rate=100.0), f"{steps} idle streams")
+            figures.idle = await apply(target, Idle(steps, rate=150.0), f"{steps} idle streams")
     async with running(system) as target:
         figures.lights = [await _light(target, plan)]
         burst = plan.burst
