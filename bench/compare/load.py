@@ -51,7 +51,6 @@ _COMING = 50.0
 _NS = 1_000_000_000
 _TICKS = os.sysconf("SC_CLK_TCK")
 _EVENT_SIZE = 512
-_LINE_END = b"\n"
 _BODY_ENDS = b"0\r\n\r\n"
 
 
@@ -77,7 +76,7 @@ class Stream(asyncio.Protocol):
         if not self._has_begun and b"data: " in data:
             self._has_begun = True
             self.began.set()
-        if data.endswith(_LINE_END) and self.tail().endswith(_BODY_ENDS):
+        if data.endswith(_BODY_ENDS) or (len(data) < len(_BODY_ENDS) and self.tail().endswith(_BODY_ENDS)):
             self.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
