@@ -373,11 +373,10 @@ class Clients:
         """Bytes in Redis per delta: of the new keys by their last word, of all, and the growth of the server."""
         assert self._redis is not None
         sizes: dict[str, float] = {}
-        async for key in self._redis.scan_iter(count=1000):
-            if key not in known:
-                size = await self._redis.memory_usage(key, samples=0) or 0
-                kind = key.rpartition(b":")[2].decode() if b"{" in key else "others"
-                sizes[kind] = sizes.get(kind, 0.0) + size / deltas
+        for key in {key async for key in self._redis.scan_iter(count=1000)} - known:  # a scan may give a key twice
+            size = await self._redis.memory_usage(key, samples=0) or 0
+            kind = key.rpartition(b":")[2].decode() if b"{" in key else "others"
+            sizes[kind] = sizes.get(kind, 0.0) + size / deltas
         sizes["keys in all"] = sum(sizes.values())
         sizes["server's growth"] = ((await self._info())["used_memory"] - before["used_memory"]) / deltas
         return sizes
