@@ -47,6 +47,9 @@ from bench.slow_readers import private_bytes
 
 SETTLE = 1.0
 _PATIENCE = 5.0
+_ALL_OPEN = 60.0
+"""Seconds for streams that have come to be open, every one."""
+
 _COMING = 50.0
 _NS = 1_000_000_000
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -173,12 +176,7 @@ class Clients:
         await watching
         answers = self._take_apart(streams, scripts, result)
         self._judge(answers, load.pace, result)
-        started = sorted(
-            (answer.arrived[0] - stream.sent) / 1e6
-            for stream, answer in zip(streams, answers, strict=True)
-            if answer.arrived and self._meter.began <= stream.sent < self._meter.ended
-        )
-        result.first_p50, result.first_p95 = percentile(started, 50), percentile(started, 95)
+        self._note_first(streams, answers, result)
         return result
 
     async def _burst(self, load: Burst) -> Result:
@@ -192,6 +190,7 @@ class Clients:
         self._meter.stop(result)
         answers = self._take_apart(streams, [script] * load.chats, result)
         moments = sorted(moment for answer in answers for moment in answer.arrived)
+        self._note_first(streams, answers, result)
         result.delivered = len(moments)
         if moments:
             half = moments[len(moments) // 2]
@@ -259,7 +258,7 @@ class Clients:
         for step in load.steps:
             new = [Stream(post(Script(1, hold=3600))) for _ in range(step - len(streams))]
             await self._come(new, load.rate)
-            await _within(20.0, [stream.began for stream in new])
+            await _within(_ALL_OPEN, [stream.began for stream in new])
             streams += new
             await asyncio.sleep(SETTLE)
             if all(stream.began.is_set() and not stream.ended.is_set() for stream in streams):
@@ -317,6 +316,15 @@ class Clients:
             if begin <= moment < end
         )
         result.lag = percentile(late, 99)
+
+    def _note_first(self, streams: Sequence[Stream], answers: Sequence[Answer], result: Result) -> None:
+        """Find how long those that were opened while the meter ran waited for their first delta."""
+        started = sorted(
+            (answer.arrived[0] - stream.sent) / 1e6
+            for stream, answer in zip(streams, answers, strict=True)
+            if answer.arrived and self._meter.began <= stream.sent < self._meter.ended
+        )
+        result.first_p50, result.first_p95 = percentile(started, 50), percentile(started, 95)
 
     def _memory(self) -> dict[str, int]:
         return {name: private_bytes(pid) for name, pid in self._target.pids.items() if name != SOURCE}

@@ -115,6 +115,7 @@ def rows(figures: Sequence[Figures]) -> list[Row]:
         Row("saturated: CPU per delta, µs", _of(lambda own: own.burst, "per_delta"), 0),
         Row("saturated: slowest chat's share", _of(lambda own: own.burst, "share"), 2, has_ratio=False),
         Row("saturated: longest silence of a chat", _of(lambda own: own.burst, "silence"), 0),
+        Row("saturated: first delta, p50", _of(lambda own: own.burst, "first_p50"), 0),
         Row(f"{followers:,} readers of one chat: latency, p50", _of(lambda own: own.followed, "p50")),
         Row(f"{followers:,} readers of one chat: latency, p99", _of(lambda own: own.followed, "p99")),
         Row(f"{followers:,} readers of one chat: CPU per delivery, µs", _of(lambda own: own.followed, "per_delta")),

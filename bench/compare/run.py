@@ -55,7 +55,7 @@ FULL = Plan(
     light_seconds=8.0,
     window=4.0,
     again=(DIRECT, PIROPIRO),
-    levels=dict.fromkeys((DIRECT, TEXTBOOK, PIROPIRO), _CLIMB) | {PIPE: [20, 100, 200, 300]},
+    levels=dict.fromkeys((DIRECT, TEXTBOOK, PIROPIRO), _CLIMB) | {PIPE: [100, 200, 300]},
     always={PIROPIRO: 200},
     burst=Burst(chats=50, deltas=2000, patience=120.0),
     followed={name: Followed(readers=1000, rate=400.0, pace=PACE, seconds=4.0) for name in (TEXTBOOK, PIROPIRO)},
@@ -114,7 +114,7 @@ async def _measure(system: System, plan: Plan) -> Figures:
     print(f"{system.name}: {system.about}", flush=True)
     if steps := plan.idle.get(system.name):
         async with running(system) as target:
-            figures.idle = await apply(target, Idle(steps, rate=150.0), f"{steps} idle streams")
+            figures.idle = await apply(target, Idle(steps, rate=100.0), f"{steps} idle streams")
     async with running(system) as target:
         figures.lights = [await _light(target, plan)]
         burst = plan.burst
@@ -213,6 +213,7 @@ def _summary(result: Result) -> str:
         parts.append(f"upstream late by {result.lag:.1f} ms (p99)")
     if result.share is not None and result.silence is not None:
         parts.append(f"slowest chat's share {result.share:.2f}, longest silence {result.silence:,.0f} ms")
+        parts.append(f"first deltas after {result.first_p50 or 0:,.0f} ms (p50), {result.first_p95 or 0:,.0f} ms (p95)")
     if result.replay is not None and result.middle is not None:
         parts.append(f"replay {result.replay:.1f} ms, from the middle {result.middle:.1f} ms")
     parts += [f"{n} open: {kib:.0f} KiB each" for n in result.memory if n and (kib := result.kib_per_stream(n))]
