@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.compare.loads import OWN, SOURCE, Idle, Result, Typical
-from bench.compare.report import shown, table
+from bench.compare.report import counted, shown, table
 from bench.compare.run import PACE, allow_many_files, apply, conditions, level
 from bench.compare.systems import DIRECT, PIROPIRO, SYSTEMS, running
 from bench.estimate import GIB, KIB, Machine, Traffic, UnitCosts, ladder, lines
@@ -141,12 +141,13 @@ def unit_costs(growth: Growth, at: int) -> UnitCosts:
 
 def report(growth: Growth, conditions: str, plan: Plan) -> str:
     """The results as Markdown."""
-    at = plan.scaled if any(result.streams == plan.scaled for result in growth.levels) else plan.levels[-1]
+    # An overloaded process has the biggest batches, and so the cheapest deltas: nobody should plan with those.
+    at = max((own.streams for own in growth.levels if own.is_held), default=plan.levels[0])
     costs, traffic, machine = unit_costs(growth, at), Traffic(pace=PACE), Machine()
     faults = growth.faults()
     verdict = "Every byte that came was what had to come."
     if faults:
-        verdict = "**Went wrong:**\n\n" + "\n".join(f"- {fault}" for fault in faults[:10])
+        verdict = "**Went wrong:**\n\n" + counted(faults)
     parts = [
         "# Growth",
         conditions,
@@ -268,7 +269,7 @@ def _paper(costs: UnitCosts, traffic: Traffic, machine: Machine, at: int) -> str
     full = "\n".join(
         f"{n}. {name}: {chats:,.0f} chats" for n, (name, chats) in enumerate(ladder(costs, traffic, machine), 1)
     )
-    return f"""CPU and network as measured with {at} chats above, the rest as above:
+    return f"""CPU and network as measured with {at} chats, the most that were held, the rest as above:
 
 {used}
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench.compare.loads import Overload, Result
-from bench.compare.report import shown, table
+from bench.compare.report import counted, shown, table
 from bench.compare.run import PACE, allow_many_files, apply, conditions
 from bench.compare.systems import PIROPIRO, SYSTEMS, running
 from bench.machine import Load as MachineLoad
@@ -59,7 +59,7 @@ def report(result: Result, load: Overload, conditions: str, faults: list[str]) -
     waits = sorted(set(result.retry_after))
     verdict = "Everything that was accepted ended in `done`, with every byte that had to come, and no place ever grew."
     if faults:
-        verdict = "**Went wrong:**\n\n" + "\n".join(f"- {fault}" for fault in faults[:10])
+        verdict = "**Went wrong:**\n\n" + counted(faults)
     parts = [
         "# Overload",
         conditions,

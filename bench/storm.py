@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench.compare.loads import OWN, SOURCE, Result, Storm
-from bench.compare.report import shown, table
+from bench.compare.report import counted, shown, table
 from bench.compare.run import PACE, allow_many_files, apply, conditions
 from bench.compare.systems import PIROPIRO, SYSTEMS, running
 from bench.machine import Load as MachineLoad
@@ -44,7 +44,7 @@ def report(result: Result, storm: Storm, conditions: str) -> str:
     ]
     verdict = "Every byte that came was what had to come, and nobody was left without any."
     if result.faults:
-        verdict = "**Went wrong:**\n\n" + "\n".join(f"- {fault}" for fault in result.faults[:10])
+        verdict = "**Went wrong:**\n\n" + counted(result.faults)
     parts = [
         "# The resume storm",
         conditions,

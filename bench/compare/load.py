@@ -86,6 +86,11 @@ class Stream(asyncio.Protocol):
         self.ended.set()
         self.began.set()
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the answer is another one than a stream."""
+        return bool(self.reads) and not self.reads[0][1].startswith(b"HTTP/1.1 200 ")
+
     def tail(self) -> bytes:
         """The last bytes that came, enough for an event; the network may have cut anywhere in them."""
         last = b""
@@ -434,7 +439,7 @@ class Clients:
         """Wait until the last delta has come on each of the streams, but not for ever."""
         last, left, until = b"data: %07d " % (deltas - 1), list(streams), self._loop.time() + patience
         while left and self._loop.time() < until:
-            left = [stream for stream in left if last not in stream.tail()]
+            left = [stream for stream in left if not stream.is_refused and last not in stream.tail()]
             await asyncio.sleep(0.02)
 
     def _check_said(self, streams: Sequence[Stream], deltas: int, result: Result) -> list[Answer]:

@@ -23,6 +23,7 @@ _POSITION = re.compile(rb'event: queued\ndata: \{"position":(\d+)')
 _TEXT = re.compile(rb"(?:id: \S+\n)?data: ([^\n]*)\n\n|: keep-alive\n\n?")
 _DONE = re.compile(rb"(?:event: done\n)?(?:id: \S+\n)?data: \[DONE\]\n\n")
 _STATUS = b"HTTP/1.1 200 "
+_LINE = b"\r\n"
 _LAST_PIECE = b"\r\n0\r\n\r\n"
 _CHAT_ID = re.compile(rb"(?i)\r\nx-chat-id: *(\S+)")
 _ANY_STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -62,7 +63,7 @@ def read(reads: Reads, deltas: int, first: int = 0) -> Answer:
     if not blank:
         return answer
     if not raw.startswith(_STATUS):
-        answer.fault = f"the answer was {raw[:_SHOWN]!r}"
+        answer.fault = f"the answer was {raw.partition(_LINE)[0][:_SHOWN]!r}"
         return answer
     if found := _CHAT_ID.search(head):
         answer.chat_id = found[1].decode()
@@ -85,7 +86,7 @@ def read_prose(reads: Reads, text: bytes) -> Answer:
     raw = b"".join(data for _, data in reads)
     head, _, _ = raw.partition(b"\r\n\r\n")
     if not raw.startswith(_STATUS):
-        answer.fault = f"the answer was {raw[:_SHOWN]!r}" if raw else None
+        answer.fault = f"the answer was {raw.partition(_LINE)[0][:_SHOWN]!r}" if raw else None
         return answer
     try:
         body = b"".join(raw[begin:end] for begin, end in _pieces(raw, len(head) + 4))

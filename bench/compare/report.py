@@ -1,5 +1,6 @@
 """The comparison as a table with ratios to the simple way, and as a picture."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -8,6 +9,7 @@ from pathlib import Path
 from bench.compare.loads import LATE_MS, ON_TIME, OWN, SOURCE, Result, merged
 from bench.compare.systems import DIRECT, PIROPIRO
 
+_SHOWN_FAULTS = 20
 HEAVY = 200
 """Streams at once that Piropiro must carry."""
 
@@ -137,8 +139,8 @@ def report(figures: Sequence[Figures], conditions: str, pace: int) -> str:
         [[row.title, *(row.cell(own, direct) for own in figures)] for row in rows(figures)],
     )
     systems = "\n".join(f"- **{own.name}**: {own.about}." for own in figures)
-    faults = [f"- {own.name}: {fault}" for own in figures for fault in own.faults()[:5]]
-    verdict = "**Went wrong:**\n\n" + "\n".join(faults) if faults else "Every byte that came was what had to come."
+    faults = [f"{own.name}: {fault}" for own in figures for fault in own.faults()]
+    verdict = "**Went wrong:**\n\n" + counted(faults) if faults else "Every byte that came was what had to come."
     held = [result for own in figures for result in own.levels if result.is_held]
     clients, upstream = (max((result.cores(name) for result in held), default=0.0) for name in (OWN, SOURCE))
     lag = max((result.lag or 0.0 for result in held), default=0.0)
@@ -234,6 +236,10 @@ def _requirements(figures: Sequence[Figures], direct: Figures | None) -> list[st
         [title, shown(value, 2), f"≤ {limit:g}", "met" if value is not None and value <= limit else "**missed**"]
         for title, value, limit in limits
     ]
+    share = ours.burst.share
+    cells.append(
+        ["saturated: slowest chat's share", shown(share, 2), "> 0", "met" if share else "**missed**"],
+    )
     return ["## Required of Piropiro", table(["", "measured", "required", ""], cells)]
 
 
@@ -244,6 +250,12 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 def shown(value: float | None, decimals: int) -> str:
     """A figure for people; a dash if there is none."""
     return "–" if value is None else f"{value:,.{decimals}f}"
+
+
+def counted(faults: Sequence[str]) -> str:
+    """What went wrong, as a list; what went wrong often is said once, with its number."""
+    often = Counter(faults).most_common(_SHOWN_FAULTS)
+    return "\n".join(f"- {fault}{f' ({times} times)' if times > 1 else ''}" for fault, times in often)
 
 
 def table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ from bench.compare import prose
 from bench.compare.load import phase, redis_use, silence
 from bench.compare.loads import Phase, RedisUse, Result
 from bench.compare.received import Answer
+from bench.compare.report import counted
 from bench.growth import FULL, Growth, fullest, report, unit_costs
 
 MS = 1_000_000
@@ -77,11 +78,12 @@ def growth():
         cpu={"API": 0.02, "worker": 0.03, "Redis": 0.005},
         memory={200: {"API": 1024, "worker": 1024, "Redis": 1024}},
         redis=use,
+        on_time=1.0,
     )
     kept = {"running": {"log": 30.0, "keys in all": 40.0}, "5 s after the end": {"keys in all": 10.0}}
     memory = {0: {"API": 0, "worker": 0, "Redis": 0}, 1000: {"API": 20_480_000, "worker": 10_240_000, "Redis": 0}}
     return Growth(
-        levels=[chats],
+        levels=[chats, Result(streams=400, on_time=0.1)],
         typical=Result(delivered=1000, kept=kept, redis=use),
         short=Result(delivered=10, kept=kept, redis=use),
         idle=Result(streams=1000, memory=memory),
@@ -106,3 +108,7 @@ def test_the_fullest_process_is_a_server():
     result = Result(seconds=2.0, cpu={"API": 0.5, "worker": 1.0, "upstream": 1.9, "load generator": 1.9})
     assert fullest(result) == "worker 50%"
     assert fullest(Result()) == "–"
+
+
+def test_what_went_wrong_often_is_said_once():
+    assert counted(["a", "b", "a"]) == "- a (2 times)\n- b"
