@@ -37,7 +37,7 @@ lint: ## check style, types and which package imports which
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-bench: ## compare with simpler ways, in 8 minutes; ARGS=queue, slow-readers or first-minute is another benchmark
+bench: ## compare with simpler ways, in 9 minutes; ARGS=growth and others measure other things, ARGS=-h lists them
 	@$(DEV)
 	@$(PY) -m bench $(ARGS)
 

@@ -7,16 +7,19 @@ import sys
 
 import uvloop
 
-from bench import first_minute, queue, slow_readers
+from bench import first_minute, growth, overload, queue, slow_readers, storm
 from bench.client import ApiFailed
 from bench.compare.run import run as compare
 from bench.processes import StartFailed
 
 BENCHMARKS = {
     "compare": compare,
+    "growth": growth.run,
     "queue": queue.run,
     "first-minute": first_minute.run,
     "slow-readers": slow_readers.run,
+    "storm": storm.run,
+    "overload": overload.run,
 }
 
 

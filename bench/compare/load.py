@@ -6,139 +6,55 @@ they are taken apart afterwards. What it used of a core is among the figures.
 
 import asyncio
 import gc
+import itertools
 import json
 import os
-import re
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import uvloop
+from redis.asyncio import Redis
 
-from bench.compare.received import Answer, read
+from bench.compare import prose
+from bench.compare.loads import (
+    LATE_MS,
+    OWN,
+    SOURCE,
+    Burst,
+    Followed,
+    Idle,
+    Load,
+    Overload,
+    Paced,
+    Phase,
+    RedisUse,
+    Result,
+    Resumed,
+    Storm,
+    Target,
+    Typical,
+    lateness,
+)
+from bench.compare.received import Answer, read, read_prose, refusal
 from bench.compare.source import Script
 from bench.report import percentile
 from bench.slow_readers import private_bytes
 
-LATE_MS = 100.0
-ON_TIME = 0.95
-"""A level of load is held if each stream gets that share of its deltas within `LATE_MS`."""
-
-OWN, SOURCE = "load generator", "upstream"
-"""The names of the bench's own processes among the figures."""
-
 SETTLE = 1.0
 _PATIENCE = 5.0
+_ALL_OPEN = 60.0
+"""Seconds for streams that have come to be open, every one."""
+
+_COMING = 50.0
 _NS = 1_000_000_000
 _TICKS = os.sysconf("SC_CLK_TCK")
+_EVENT_SIZE = 512
 _BODY_ENDS = b"0\r\n\r\n"
-
-
-class Target(msgspec.Struct, frozen=True):
-    """The system under test: its port, the process ids of its servers by name, and its Redis, if it has one."""
-
-    port: int
-    pids: dict[str, int]
-    redis_port: int | None = None
-
-
-class Paced(msgspec.Struct, tag=True, frozen=True):
-    """Chats by the moment of their start, each with its number of deltas; figures are of the window (s)."""
-
-    starts: list[tuple[float, int]]
-    pace: int
-    window: tuple[float, float]
-
-
-class Burst(msgspec.Struct, tag=True, frozen=True):
-    """So many chats at the same time, as fast as they go."""
-
-    chats: int
-    deltas: int
-    patience: float
-
-
-class Followed(msgspec.Struct, tag=True, frozen=True):
-    """One chat, and so many readers who come to it, `rate` a second; then a window of `seconds`."""
-
-    readers: int
-    rate: float
-    pace: int
-    seconds: float
-
-
-class Resumed(msgspec.Struct, tag=True, frozen=True):
-    """A finished chat, read again from the start and from its middle, so many times each."""
-
-    deltas: int
-    times: int
-
-
-class Idle(msgspec.Struct, tag=True, frozen=True):
-    """Streams that are open and silent, `rate` more a second; memory is taken at each of the steps."""
-
-    steps: list[int]
-    rate: float
-
-
-Load = Paced | Burst | Followed | Resumed | Idle
-
-
-class Result(msgspec.Struct):
-    """What was measured; a figure that a load does not give stays None. Times in ms where the name does not say.
-
-    `cpu`: seconds by process in the window. `on_time`: of the stream that had the fewest, the share of deltas that
-    came within `LATE_MS`. `share`: when half of all deltas had come, those of the chat with the fewest, over the mean.
-    `unfinished`: streams that had not ended in time. `memory`: private bytes by open streams and server.
-    """
-
-    streams: int = 0
-    seconds: float = 0.0
-    delivered: int = 0
-    cpu: dict[str, float] = {}
-    first_p50: float | None = None
-    first_p95: float | None = None
-    p50: float | None = None
-    p99: float | None = None
-    on_time: float | None = None
-    share: float | None = None
-    replay: float | None = None
-    middle: float | None = None
-    memory: dict[int, dict[str, int]] = {}
-    connections: int | None = None
-    unfinished: int = 0
-    faults: list[str] = []
-
-    @property
-    def is_held(self) -> bool:
-        """Whether every stream got enough of its deltas in time."""
-        return not self.faults and not self.unfinished and self.on_time is not None and self.on_time >= ON_TIME
-
-    def kib_per_stream(self, streams: int, *servers: str) -> float | None:
-        """What each open stream costs those servers, or all of them."""
-        if streams not in self.memory:
-            return None
-        before, after = self.memory[0], self.memory[streams]
-        return sum(after[name] - before[name] for name in servers or after) / 1024 / streams
-
-    @property
-    def rate(self) -> float:
-        """Deltas per second."""
-        return self.delivered / self.seconds if self.seconds else 0.0
-
-    @property
-    def per_delta(self) -> float | None:
-        """Microseconds of CPU that the servers used for each delta that arrived."""
-        servers = sum(seconds for name, seconds in self.cpu.items() if name not in (OWN, SOURCE))
-        return 1e6 * servers / self.delivered if self.delivered else None
-
-    def cores(self, name: str) -> float:
-        """What a process used, as a share of one core."""
-        return self.cpu.get(name, 0.0) / self.seconds if self.seconds else 0.0
 
 
 class Stream(asyncio.Protocol):
@@ -150,6 +66,7 @@ class Stream(asyncio.Protocol):
         self.ended = asyncio.Event()
         self.began = asyncio.Event()
         self._request = request
+        self._has_begun = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -159,14 +76,29 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.reads.append((time.monotonic_ns(), data))
-        if b"data: " in data and not self.began.is_set():
+        if not self._has_begun and b"data: " in data:
+            self._has_begun = True
             self.began.set()
-        if data.endswith(_BODY_ENDS):
+        if data.endswith(_BODY_ENDS) or (len(data) < len(_BODY_ENDS) and self.tail().endswith(_BODY_ENDS)):
             self.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.ended.set()
         self.began.set()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the answer is another one than a stream."""
+        return bool(self.reads) and not self.reads[0][1].startswith(b"HTTP/1.1 200 ")
+
+    def tail(self) -> bytes:
+        """The last bytes that came, enough for an event; the network may have cut anywhere in them."""
+        last = b""
+        for _, data in reversed(self.reads):
+            last = data[-_EVENT_SIZE:] + last
+            if len(last) >= _EVENT_SIZE:
+                break
+        return last
 
     def close(self) -> None:
         """Leave."""
@@ -207,8 +139,10 @@ class Clients:
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._ports = itertools.cycle(target.ports)
         self._loop = asyncio.get_running_loop()
         self._meter = Meter(target.pids)
+        self._redis = Redis(port=target.redis_port) if target.redis_port is not None else None
 
     async def run(self, load: Load) -> Result:
         """Carry out whichever it is."""
@@ -223,27 +157,31 @@ class Clients:
                 return await self._resumed(load)
             case Idle():
                 return await self._idle(load)
+            case Typical():
+                return await self._typical(load)
+            case Storm():
+                return await self._storm(load)
+            case Overload():
+                return await self._overload(load)
 
     async def _paced(self, load: Paced) -> Result:
         result = Result(streams=len(load.starts))
         scripts = [Script(deltas, load.pace) for _, deltas in load.starts]
         streams = [Stream(post(script)) for script in scripts]
+        await self._info()  # connects
         began = self._loop.time()
         self._loop.call_at(began + load.window[0], self._meter.start)
         self._loop.call_at(began + load.window[1], self._meter.stop, result)
+        watching = asyncio.gather(self._watch_redis(began, load.window, result), self._weigh(began, load, result))
         for (start, _), stream in zip(load.starts, streams, strict=True):
             self._loop.call_at(began + start, self._open, stream)
         ends = max(start + deltas / load.pace for start, deltas in load.starts)
         await asyncio.sleep(max(ends, load.window[1]))
         await self._until_ended(streams, _PATIENCE)
+        await watching
         answers = self._take_apart(streams, scripts, result)
         self._judge(answers, load.pace, result)
-        started = sorted(
-            (answer.arrived[0] - stream.sent) / 1e6
-            for stream, answer in zip(streams, answers, strict=True)
-            if answer.arrived
-        )
-        result.first_p50, result.first_p95 = percentile(started, 50), percentile(started, 95)
+        self._note_first(streams, answers, result)
         return result
 
     async def _burst(self, load: Burst) -> Result:
@@ -257,11 +195,15 @@ class Clients:
         self._meter.stop(result)
         answers = self._take_apart(streams, [script] * load.chats, result)
         moments = sorted(moment for answer in answers for moment in answer.arrived)
+        self._note_first(streams, answers, result)
         result.delivered = len(moments)
         if moments:
             half = moments[len(moments) // 2]
             counts = [sum(moment <= half for moment in answer.arrived) for answer in answers]
             result.share = min(counts) / statistics.mean(counts)
+            result.silence = max(
+                (silence(stream.sent, answer.arrived) for stream, answer in zip(streams, answers, strict=True))
+            )
             result.seconds = (moments[-1] - self._meter.began) / _NS
         return result
 
@@ -294,7 +236,7 @@ class Clients:
         middle = load.deltas // 2
         requests = {0: get(original.chat_id), middle: get(original.chat_id, original.ids[middle - 1])}
         for first, request in requests.items():
-            figures = []
+            figures, brought = [], []
             for _ in range(load.times):
                 stream = Stream(request)
                 self._open(stream)
@@ -302,8 +244,12 @@ class Clients:
                 answer = self._take_apart([stream], [script], result, first)[0]
                 if answer.arrived:
                     figures.append((answer.arrived[-1 if first == 0 else 0] - stream.sent) / 1e6)
+                    brought.append(len(answer.arrived) / len(stream.reads))
             figure = statistics.median(figures) if figures else None
-            result.replay, result.middle = (figure, result.middle) if first == 0 else (result.replay, figure)
+            if first == 0:
+                result.replay, result.per_read = figure, statistics.median(brought) if brought else None
+            else:
+                result.middle = figure
         return result
 
     async def _idle(self, load: Idle) -> Result:
@@ -317,7 +263,7 @@ class Clients:
         for step in load.steps:
             new = [Stream(post(Script(1, hold=3600))) for _ in range(step - len(streams))]
             await self._come(new, load.rate)
-            await _within(20.0, [stream.began for stream in new])
+            await _within(_ALL_OPEN, [stream.began for stream in new])
             streams += new
             await asyncio.sleep(SETTLE)
             if all(stream.began.is_set() and not stream.ended.is_set() for stream in streams):
@@ -331,7 +277,7 @@ class Clients:
         return result
 
     def _open(self, stream: Stream) -> None:
-        opening = self._loop.create_task(self._loop.create_connection(lambda: stream, "127.0.0.1", self._target.port))
+        opening = self._loop.create_task(self._loop.create_connection(lambda: stream, "127.0.0.1", next(self._ports)))
         opening.add_done_callback(lambda task: stream.connection_lost(None) if task.exception() else None)
 
     async def _come(self, streams: Sequence[Stream], rate: float) -> None:
@@ -368,18 +314,205 @@ class Clients:
             if own or not answer.has_ended
         )
         result.on_time = min(shares, default=None)
+        late = sorted(
+            late
+            for answer in answers
+            for late, moment in zip(lateness(answer.sent, pace), answer.sent, strict=True)
+            if begin <= moment < end
+        )
+        result.lag = percentile(late, 99)
+
+    def _note_first(self, streams: Sequence[Stream], answers: Sequence[Answer], result: Result) -> None:
+        """Find how long those that were opened while the meter ran waited for their first delta."""
+        started = sorted(
+            (answer.arrived[0] - stream.sent) / 1e6
+            for stream, answer in zip(streams, answers, strict=True)
+            if answer.arrived and self._meter.began <= stream.sent < self._meter.ended
+        )
+        result.first_p50, result.first_p95 = percentile(started, 50), percentile(started, 95)
 
     def _memory(self) -> dict[str, int]:
         return {name: private_bytes(pid) for name, pid in self._target.pids.items() if name != SOURCE}
 
     async def _redis_connections(self) -> int | None:
-        if self._target.redis_port is None:
-            return None
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._target.redis_port)
-        writer.write(b"INFO clients\r\n")
-        found = re.search(rb"connected_clients:(\d+)", await reader.read(4096))
-        writer.close()
-        return int(found[1]) - 1 if found else None
+        info = await self._info()
+        return info["connected_clients"] - 1 if info else None
+
+    async def _info(self) -> dict[str, Any]:
+        """What Redis says of itself; nothing if there is none."""
+        return dict(await self._redis.info("all")) if self._redis is not None else {}
+
+    async def _watch_redis(self, began: float, window: tuple[float, float], result: Result) -> None:
+        """Ask Redis at both ends of the window."""
+        if self._redis is None:
+            return
+        await asyncio.sleep(began + window[0] - self._loop.time())
+        before = await self._info()
+        await asyncio.sleep(began + window[1] - self._loop.time())
+        result.redis = redis_use(before, await self._info())
+
+    async def _weigh(self, began: float, load: Paced, result: Result) -> None:
+        """Take the servers' memory as soon as the window is over, so that it disturbs nobody in it."""
+        await asyncio.sleep(began + load.window[1] + SETTLE / 4 - self._loop.time())
+        result.memory[len(load.starts)] = self._memory()
+
+    async def _typical(self, load: Typical) -> Result:
+        assert self._redis is not None, "only a system with a Redis keeps anything there"
+        result = Result(streams=load.chats)
+        scripts = [Script(load.deltas, load.pace, load.hold, which) for which in range(1, load.chats + 1)]
+        streams = [Stream(post(script)) for script in scripts]
+        known, before = {key async for key in self._redis.scan_iter(count=1000)}, await self._info()
+        self._meter.start()
+        for stream in streams:
+            self._open(stream)
+        await asyncio.sleep(load.deltas / load.pace + load.hold / 2)
+        total = load.chats * load.deltas
+        result.kept["running"] = await self._kept(known, before, total)
+        await self._until_ended(streams, load.hold + _PATIENCE)
+        self._meter.stop(result)
+        result.redis = redis_use(before, await self._info())
+        result.delivered = total
+        ended = self._loop.time()
+        for wait in load.waits:
+            await asyncio.sleep(ended + wait - self._loop.time())
+            result.kept[f"{wait:g} s after the end"] = await self._kept(known, before, total)
+        for stream, script in zip(streams, scripts, strict=True):
+            answer = read_prose(stream.reads, b"".join(prose.answer(script.prose, script.deltas)))
+            result.faults += [answer.fault] if answer.fault else []
+            result.unfinished += not answer.has_ended
+        return result
+
+    async def _kept(self, known: set[bytes], before: dict[str, Any], deltas: int) -> dict[str, float]:
+        """Bytes in Redis per delta: of the new keys by their last word, of all, and the growth of the server."""
+        assert self._redis is not None
+        sizes: dict[str, float] = {}
+        for key in {key async for key in self._redis.scan_iter(count=1000)} - known:  # a scan may give a key twice
+            size = await self._redis.memory_usage(key, samples=0) or 0
+            kind = key.rpartition(b":")[2].decode() if b"{" in key else "others"
+            sizes[kind] = sizes.get(kind, 0.0) + size / deltas
+        sizes["keys in all"] = sum(sizes.values())
+        sizes["server's growth"] = ((await self._info())["used_memory"] - before["used_memory"]) / deltas
+        return sizes
+
+    async def _storm(self, load: Storm) -> Result:
+        result = Result(streams=load.readers)
+        script = Script(load.deltas, hold=3600)
+        makers = [Stream(post(script)) for _ in range(load.chats)]
+        for maker in makers:
+            self._open(maker)
+        await self._until_said(makers, load.deltas, load.patience)
+        chat_ids = [read(maker.reads, load.deltas).chat_id for maker in makers]
+        for maker in makers:
+            maker.close()
+        self._check_said(makers, load.deltas, result)
+        if result.faults:
+            return result
+        live_script = Script(
+            round(load.pace * (load.live / _COMING + SETTLE + load.seconds + load.patience)), load.pace
+        )
+        live = [Stream(post(live_script)) for _ in range(load.live)]
+        await self._come(live, _COMING)
+        await asyncio.sleep(SETTLE)
+        moments = [time.monotonic_ns()]
+        await asyncio.sleep(load.seconds)
+        readers = [Stream(get(chat_ids[number % load.chats])) for number in range(load.readers)]
+        moments.append(time.monotonic_ns())
+        self._meter.start()
+        for reader in readers:
+            self._open(reader)
+        await self._until_said(readers, load.deltas, load.patience / 2)
+        self._meter.stop(result)
+        moments.append(time.monotonic_ns())
+        await asyncio.sleep(load.seconds)
+        moments.append(time.monotonic_ns())
+        for stream in (*live, *readers):
+            stream.close()
+        came = [answer.arrived[-1] for answer in self._check_said(readers, load.deltas, result) if answer.arrived]
+        result.caught_up = (max(came) - moments[1]) / _NS if came else None
+        answers = [read(stream.reads, live_script.deltas) for stream in live]
+        result.faults += [answer.fault for answer in answers if answer.fault]
+        for name, begin, end in zip(("before", "storm", "after"), moments, moments[1:], strict=False):
+            result.phases[name] = phase(answers, begin, end)
+        return result
+
+    async def _until_said(self, streams: Sequence[Stream], deltas: int, patience: float) -> None:
+        """Wait until the last delta has come on each of the streams, but not for ever."""
+        last, left, until = b"data: %07d " % (deltas - 1), list(streams), self._loop.time() + patience
+        while left and self._loop.time() < until:
+            left = [stream for stream in left if not stream.is_refused and last not in stream.tail()]
+            await asyncio.sleep(0.02)
+
+    def _check_said(self, streams: Sequence[Stream], deltas: int, result: Result) -> list[Answer]:
+        """Whether each of them, none of which has ended, had all of its deltas."""
+        answers = [read(stream.reads, deltas) for stream in streams]
+        result.faults += [answer.fault for answer in answers if answer.fault]
+        missing = [deltas - len(answer.arrived) for answer in answers if len(answer.arrived) < deltas]
+        if missing:
+            result.faults.append(f"{len(missing)} of {len(streams)} readers lack up to {max(missing)} deltas")
+        return answers
+
+    async def _overload(self, load: Overload) -> Result:
+        script = Script(load.deltas, load.pace)
+        (calm, slow), (many, fast) = load.within, load.beyond
+        streams = [Stream(post(script, "?format=json")) for _ in range(calm + many)]
+        result = Result(streams=len(streams))
+        life = load.deltas / load.pace
+        begin = time.monotonic_ns() + int(life * _NS)
+        await self._come(streams[:calm], slow)
+        moments = [begin, time.monotonic_ns()]
+        self._meter.start()
+        await self._come(streams[calm:], fast)
+        moments.append(time.monotonic_ns())
+        await self._until_ended(streams, load.patience)
+        self._meter.stop(result)
+        moments.append(time.monotonic_ns())
+        accepted = []
+        for stream in streams:
+            status, after = refusal(stream.reads)
+            if status == 429:
+                result.refused += 1
+                result.retry_after += [after] if after is not None else []
+            else:
+                accepted.append(stream)
+        answers = self._take_apart(accepted, [script] * len(accepted), result)
+        result.positions = [answer.positions for answer in answers if answer.positions]
+        if len(result.retry_after) < result.refused:
+            result.faults.append(f"{result.refused - len(result.retry_after)} refusals without Retry-After")
+        wrong = sum(any(b > a for a, b in itertools.pairwise(own)) for own in result.positions)
+        if wrong:
+            result.faults.append(f"{wrong} readers saw their place in the queue grow")
+        for name, begin, end in zip(
+            ("within capacity", "overload", "queue drains"), moments, moments[1:], strict=False
+        ):
+            result.phases[name] = phase(answers, begin, end)
+        result.delivered = sum(len(answer.arrived) for answer in answers)
+        return result
+
+
+def phase(answers: Sequence[Answer], begin: int, end: int) -> Phase:
+    """The latencies of what was written between two moments (ns)."""
+    ordered = sorted(latency for answer in answers for latency in answer.latencies(begin, end))
+    return Phase((end - begin) / _NS, len(ordered), percentile(ordered, 50), percentile(ordered, 99))
+
+
+def silence(sent: int, arrived: Sequence[int]) -> float:
+    """The longest wait for the next delta, in ms; from the request, if it was for the first."""
+    return max((after - before for before, after in itertools.pairwise((sent, *arrived))), default=0) / 1e6
+
+
+def redis_use(before: dict[str, Any], after: dict[str, Any]) -> RedisUse:
+    """The difference between two answers to INFO."""
+    calls = {
+        name.removeprefix("cmdstat_"): after[name]["calls"] - before.get(name, {"calls": 0})["calls"]
+        for name in after
+        if name.startswith("cmdstat_") and name != "cmdstat_info"
+    }
+    return RedisUse(
+        received=after["total_net_input_bytes"] - before["total_net_input_bytes"],
+        sent=after["total_net_output_bytes"] - before["total_net_output_bytes"],
+        calls={name: number for name, number in calls.items() if number},
+        connections=after["connected_clients"] - 1,
+    )
 
 
 async def _within(seconds: float, events: Sequence[asyncio.Event]) -> None:
@@ -391,10 +524,10 @@ async def _within(seconds: float, events: Sequence[asyncio.Event]) -> None:
         pass
 
 
-def post(script: Script) -> bytes:
+def post(script: Script, query: str = "") -> bytes:
     """A request that creates a chat and streams it."""
     body = json.dumps({"messages": [{"role": "user", "content": script.message()}]}).encode()
-    head = "POST /v1/chat/stream HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length:"
+    head = f"POST /v1/chat/stream{query} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length:"
     return f"{head} {len(body)}\r\n\r\n".encode() + body
 
 

@@ -7,16 +7,27 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 _EVENT = re.compile(
-    rb'(?:id: (?P<id>\S+)\n)?data: (?:\{"id"[^\n]*"content":")?(?P<number>\d{7}) (?P<moment>\d{19})(?:"[^\n]*\})?\n\n'
-    rb"|(?:event: done\n)?(?:id: \S+\n)?(?P<end>data: \[DONE\])\n\n"
+    rb'(?:event: delta\n)?(?:id: (?P<id>\S+)\n)?data: (?:\{(?:"id"[^\n]*)?"content":")?'
+    rb'(?P<number>\d{7}) (?P<moment>\d{19})(?:"[^\n]*\})?\n\n'
+    rb'|(?:event: done\n)?(?:id: \S+\n)?(?P<end>data: (?:\[DONE\]|\{"finish_reason":"stop"[^\n]*\}))\n\n'
     rb"|: keep-alive\n\n?"
+    rb'|event: queued\ndata: \{"position":\d+\}\n\n'
     rb'|data: \{"id"[^\n]*\}\n\n'
+    rb"|event: started\nid: \S+\ndata: \{[^\n]*\}\n\n"
+    rb'|event: delta\nid: \S+\ndata: \{(?:"role"[^\n]*)?\}\n\n'
 )
-"""A delta, as text or as the upstream's own JSON; the end; a keep-alive; the upstream's role and finish reason."""
+"""A delta, as text, as JSON or as the upstream's own JSON; the end; a keep-alive; a place in the queue; and what says
+nothing of the answer: the upstream's role and finish reason, the attempt's beginning, a delta without content."""
 
+_POSITION = re.compile(rb'event: queued\ndata: \{"position":(\d+)')
+_TEXT = re.compile(rb"(?:id: \S+\n)?data: ([^\n]*)\n\n|: keep-alive\n\n?")
+_DONE = re.compile(rb"(?:event: done\n)?(?:id: \S+\n)?data: \[DONE\]\n\n")
 _STATUS = b"HTTP/1.1 200 "
+_LINE = b"\r\n"
 _LAST_PIECE = b"\r\n0\r\n\r\n"
 _CHAT_ID = re.compile(rb"(?i)\r\nx-chat-id: *(\S+)")
+_ANY_STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+_RETRY_AFTER = re.compile(rb"(?i)\r\nretry-after: *(\d+)")
 _SHOWN = 80
 
 Reads = Sequence[tuple[int, bytes]]
@@ -34,6 +45,7 @@ class Answer:
     sent: list[int] = field(default_factory=list)
     arrived: list[int] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     has_ended: bool = False
     fault: str | None = None
 
@@ -51,7 +63,7 @@ def read(reads: Reads, deltas: int, first: int = 0) -> Answer:
     if not blank:
         return answer
     if not raw.startswith(_STATUS):
-        answer.fault = f"the answer was {raw[:_SHOWN]!r}"
+        answer.fault = f"the answer was {raw.partition(_LINE)[0][:_SHOWN]!r}"
         return answer
     if found := _CHAT_ID.search(head):
         answer.chat_id = found[1].decode()
@@ -68,13 +80,45 @@ def read(reads: Reads, deltas: int, first: int = 0) -> Answer:
     return answer
 
 
+def read_prose(reads: Reads, text: bytes) -> Answer:
+    """Compare an answer that is not stamped with the text that it must be."""
+    answer = Answer()
+    raw = b"".join(data for _, data in reads)
+    head, _, _ = raw.partition(b"\r\n\r\n")
+    if not raw.startswith(_STATUS):
+        answer.fault = f"the answer was {raw.partition(_LINE)[0][:_SHOWN]!r}" if raw else None
+        return answer
+    try:
+        body = b"".join(raw[begin:end] for begin, end in _pieces(raw, len(head) + 4))
+    except ValueError:
+        answer.fault = "the chunked framing is broken"
+        return answer
+    done = _DONE.search(body)
+    if done is None or not raw.endswith(_LAST_PIECE):
+        return answer
+    answer.has_ended = True
+    told = body[: done.start()]
+    said = b"".join(found[1] or b"" for found in _TEXT.finditer(told))
+    if said != text or _TEXT.sub(b"", told) or done.end() != len(body):
+        answer.fault = f"the text is another one: {len(said)} bytes where {len(text)} were due"
+    return answer
+
+
+def refusal(reads: Reads) -> tuple[int, int | None]:
+    """The status of an answer (0: none), and its Retry-After in seconds."""
+    raw = b"".join(data for _, data in reads)
+    found = _ANY_STATUS.match(raw)
+    after = _RETRY_AFTER.search(raw.partition(b"\r\n\r\n")[0])
+    return int(found[1]) if found else 0, int(after[1]) if after else None
+
+
 def _take_apart(answer: Answer, body: bytes, clock: "_Clock", deltas: int, first: int) -> None:
     at, due, place = 0, first, (-1, -1)
     for event in _EVENT.finditer(body):
         if event.start() != at or answer.has_ended:
             break
         at = event.end()
-        event_id, number, moment, end = event.groups()
+        event_id, number, moment, end = event.group("id", "number", "moment", "end")
         if end:
             answer.has_ended = True
         elif number:
@@ -90,6 +134,7 @@ def _take_apart(answer: Answer, body: bytes, clock: "_Clock", deltas: int, first
             if place <= before:
                 answer.fault = f"id {answer.ids[-1]} does not follow the one before"
                 return
+    answer.positions = [int(position) for position in _POSITION.findall(body, 0, at)]
     rest = body[at:]
     if rest and (answer.has_ended or b"\n\n" in rest):
         answer.fault = f"these bytes are no event that was due: {rest[:_SHOWN]!r}"

@@ -16,10 +16,13 @@ from typing import Self, cast
 
 import uvloop
 
+from bench.compare import prose
+
 TEXT_SIZE = 27
 """Of each delta: seven digits of its number, a space, nineteen of its moment in ns."""
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_SCRIPT = re.compile(rb"deltas=(\d+) pace=(\d+) hold=(\d+) prose=(\d+)")
 _BLOCK = 16
 """Deltas that go into one write when there is no pace."""
 
@@ -38,22 +41,22 @@ _HEAD = b"HTTP/1.%d 200 OK\r\nContent-Type: text/event-stream\r\n%b\r\n"
 class Script:
     """An answer of that many deltas, `pace` of them a second or, at pace 0, as fast as the reader takes them.
 
-    It ends `hold` seconds after the last one.
+    It ends `hold` seconds after the last one. With `prose` above 0 its deltas are that answer's tokens, not stamps.
     """
 
     deltas: int
     pace: int = 0
     hold: int = 0
+    prose: int = 0
 
     def message(self) -> str:
         """The text that a client puts into its last message."""
-        return f"deltas={self.deltas} pace={self.pace} hold={self.hold}"
+        return f"deltas={self.deltas} pace={self.pace} hold={self.hold} prose={self.prose}"
 
     @classmethod
     def of(cls, body: bytes) -> Self:
         """Read it from a request."""
-        deltas, pace, hold = re.findall(rb"deltas=(\d+) pace=(\d+) hold=(\d+)", body)[-1]
-        return cls(int(deltas), int(pace), int(hold))
+        return cls(*map(int, _SCRIPT.findall(body)[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._received = b""
         self._script = Script(0)
+        self._tokens: list[bytes] = []
         self._framing = chunked
         self._said = 0
         self._due = 0.0
@@ -110,6 +114,8 @@ class Connection(asyncio.Protocol):
         self._received = rest[size:]
         self._framing = self._plain if b" HTTP/1.0\r\n" in head + b"\r\n" else self._chunked
         self._script = Script.of(rest[:size])
+        if self._script.prose:
+            self._tokens = prose.answer(self._script.prose, self._script.deltas)
         self._said = 0
         self._due = self._loop.time()
         self._transport.write(self._framing.head)
@@ -130,9 +136,16 @@ class Connection(asyncio.Protocol):
         if self._next is not None:
             self._next.cancel()
 
+    def _delta(self) -> bytes:
+        """The next one: its stamp, or its token."""
+        if not self._script.prose:
+            return self._framing.delta % (self._said, time.monotonic_ns())
+        event = _BEFORE + self._tokens[self._said] + _AFTER
+        return event if self._framing is self._plain else _piece(event)
+
     def _beat(self) -> None:
         """Say the next delta, and be back when the one after it is due."""
-        self._transport.write(self._framing.delta % (self._said, time.monotonic_ns()))
+        self._transport.write(self._delta())
         self._said += 1
         if self._said < self._script.deltas:
             self._due += 1 / self._script.pace

@@ -11,7 +11,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from bench import processes
-from bench.compare.load import SOURCE, Target
+from bench.compare.loads import SOURCE, Target
 
 DIRECT, TEXTBOOK, PIROPIRO, PIPE = "direct", "textbook queue", "piropiro", "pipe"
 _MAX_JOBS = "6000"
@@ -72,19 +72,24 @@ SYSTEMS = (
 
 
 @asynccontextmanager
-async def running(system: System) -> AsyncIterator[Target]:
-    """Run the system and an upstream for as long as the context is open.
+async def running(
+    system: System, *, apis: int = 1, workers: int = 1, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Target]:
+    """Run so many processes of the system, and an upstream, for as long as the context is open.
+
+    More than one worker is for a system whose workers' key is a sorted set of them.
 
     Raises:
         StartFailed: a process did not start.
     """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="piropiro-bench-")))
-        source_port, api_port = processes.free_port(), processes.free_port()
+        source_port, api_ports = processes.free_port(), [processes.free_port() for _ in range(apis)]
         environment = {
             "OPENAI_BASE_URL": f"http://127.0.0.1:{source_port}/v1",
             "OPENAI_API_KEY": "bench",
             **system.environment,
+            **(settings or {}),
         }
         pids: dict[str, int] = {}
 
@@ -100,17 +105,24 @@ async def running(system: System) -> AsyncIterator[Target]:
             environment["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
             command, _ = processes.redis_server(redis_port, directory)
             await start("Redis", command, _listening(redis_port))
-        await start("API", system.api(api_port), _listening(api_port))
+        for number, port in enumerate(api_ports, 1):
+            await start(_numbered("API", number), system.api(port), _listening(port))
         if system.worker is not None:
             assert redis_port is not None
             redis = await stack.enter_async_context(Redis(port=redis_port))
             key = system.worker.key
 
-            async def has_worker() -> bool:
-                return bool(await redis.exists(key))
+            async def has_workers(number: int) -> bool:
+                return bool(await redis.exists(key) if number == 1 else await redis.zcard(key) >= number)
 
-            await start("worker", system.worker.command, has_worker)
-        yield Target(api_port, pids, redis_port)
+            for number in range(1, workers + 1):
+                is_ready = functools.partial(has_workers, number)
+                await start(_numbered("worker", number), system.worker.command, is_ready)
+        yield Target(api_ports, pids, redis_port)
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name} {number}" if number > 1 else name
 
 
 def _listening(port: int) -> Callable[[], Awaitable[bool]]:

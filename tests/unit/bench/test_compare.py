@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from bench.compare.load import Load, Paced, Result
+from bench.compare.loads import Load, Paced, Result, lateness, merged
 from bench.compare.report import Figures, report
 from bench.compare.run import LIGHT, level, light
 from bench.compare.source import TEXT_SIZE, Framing, Script
@@ -62,5 +62,31 @@ def test_the_table_shows_ratios_to_direct():
 
 
 def test_what_went_wrong_is_reported():
-    figures = [Figures(DIRECT, "", light=Result(faults=["delta 2 came where 1 was due"]))]
+    figures = [Figures(DIRECT, "", lights=[Result(faults=["delta 2 came where 1 was due"])])]
     assert "- direct: delta 2 came where 1 was due" in report(figures, "", 50)
+
+
+def test_rounds_become_one_by_medians_and_sums():
+    rounds = [
+        Result(streams=20, seconds=1.0, delivered=1000, cpu={"API": 0.2}, p50=1.0),
+        Result(streams=20, seconds=1.0, delivered=3000, cpu={"API": 0.2}, p50=3.0, unfinished=1),
+    ]
+    whole = merged(rounds)
+    assert (whole.p50, whole.per_delta, whole.rate, whole.unfinished) == (2.0, pytest.approx(100), 2000, 1)
+
+
+def test_the_servers_of_a_kind_are_counted_together():
+    result = Result(delivered=1000, cpu={"API": 0.2, "API 2": 0.1, "worker": 0.5, "upstream": 9.0})
+    assert result.of_server("API") == pytest.approx(300)
+
+
+def test_the_upstreams_lateness_is_told_by_its_rhythm():
+    assert lateness([1_000_000, 21_000_000, 46_000_000], 50) == [0.0, 0.0, 5.0]
+
+
+def test_a_level_that_was_held_once_counts():
+    levels = [Result(streams=n, on_time=on_time) for n, on_time in ((20, 1.0), (40, 0.5), (40, 1.0), (75, 0.1))]
+    figures = Figures(DIRECT, "", levels=levels)
+    assert figures.held is not None
+    assert figures.held.streams == 40
+    assert [own.streams for own in figures.climbed] == [20, 40, 75]

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.compare.received import read
+from bench.compare.received import read, read_prose, refusal
 
 END = b"event: done\ndata: [DONE]\n\n"
 
@@ -76,3 +76,44 @@ def test_the_upstreams_own_events_are_deltas_too():
     raw = response(event(b""), event(delta(0, 3)[6:-2]), event(b""), b"data: [DONE]\n\n")
     answer = read([(1, raw)], 1)
     assert (answer.fault, answer.sent, answer.has_ended) == (None, [3], True)
+
+
+def test_a_json_reader_sees_its_place_fall():
+    def event(name, data, id_=None):
+        return f"event: {name}\n{f'id: {id_}' + chr(10) if id_ else ''}data: {data}\n\n".encode()
+
+    raw = response(
+        event("queued", '{"position":3}'),
+        event("queued", '{"position":1}'),
+        event("started", '{"attempt":1,"model":"m"}', "chat_a:1-0"),
+        event("delta", '{"role":"assistant","content":"","refusal":null}', "chat_a:1-1"),
+        event("delta", f'{{"content":"{0:07d} {5:019d}"}}', "chat_a:1-2"),
+        event("delta", "{}", "chat_a:1-3"),
+        event("done", '{"finish_reason":"stop","usage":null}', "chat_a:9-9"),
+    )
+    answer = read([(1, raw)], 1)
+    assert (answer.fault, answer.sent, answer.has_ended, answer.positions) == (None, [5], True, [3, 1])
+
+
+def prose(*texts):
+    return [b"id: a:1-1\ndata: %b\n\n" % text for text in texts]
+
+
+def test_prose_is_compared_to_the_last_byte():
+    raw = response(*prose(b"A", b" few", b" wor"), b": keep-alive\n", *prose(b"ds."), END)
+    assert read_prose([(1, raw)], b"A few words.").fault is None
+    assert read_prose([(1, raw)], b"A few words.").has_ended
+    assert "another one" in (read_prose([(1, raw)], b"A few words,").fault or "")
+    assert not read_prose([(1, raw[:-20])], b"A few words.").has_ended
+
+
+def test_an_event_that_is_no_text_is_a_fault():
+    raw = response(*prose(b"A"), b"event: error\ndata: {}\n\n", END)
+    assert "another one" in (read_prose([(1, raw)], b"A").fault or "")
+
+
+def test_a_refusal_says_when_to_come_back():
+    raw = response(head=b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\n\r\n")
+    assert refusal([(1, raw)]) == (429, 5)
+    assert refusal([(1, response())]) == (200, None)
+    assert refusal([]) == (0, None)
