@@ -3,6 +3,7 @@
 import asyncio
 import os
 import platform
+import random
 import resource
 import subprocess
 import sys
@@ -26,6 +27,7 @@ PACE = 50
 LIGHT = 20
 """Chats at once under light load; each lasts two seconds, and the next one takes its place."""
 
+_SEED = 1
 _LIFE = 2.0
 _COMING = 50.0
 """Chats that come in a second, on the way to a level of load."""
@@ -165,15 +167,21 @@ def light(seconds: float) -> Paced:
     """`LIGHT` chats at any time: one after the other they come, and leave after two seconds."""
     deltas, gap = round(_LIFE * PACE), _LIFE / LIGHT
     count = round((_LIFE + seconds) / gap)
-    return Paced([(number * gap, deltas) for number in range(count)], PACE, (_LIFE, _LIFE + seconds))
+    return Paced([(start, deltas) for start in _arrivals(count, gap)], PACE, (_LIFE, _LIFE + seconds))
 
 
 def level(streams: int, window: float) -> Paced:
     """So many chats at once, which come one after the other and all end together."""
     begin = streams / _COMING + SETTLE
-    starts = [number / _COMING for number in range(streams)]
     ends = begin + window + SETTLE / 2
+    starts = _arrivals(streams, 1 / _COMING)
     return Paced([(start, round((ends - start) * PACE)) for start in starts], PACE, (begin, begin + window))
+
+
+def _arrivals(count: int, gap: float) -> list[float]:
+    """One moment in each gap, by chance, but always the same: in step, all chats' deltas would come at one moment."""
+    chance = random.Random(_SEED)
+    return [(number + chance.random()) * gap for number in range(count)]
 
 
 async def apply(target: Target, load: Load, title: str) -> Result:

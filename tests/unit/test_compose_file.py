@@ -9,7 +9,7 @@ from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {name for field in Settings.model_fields.values() for name in field.validation_alias.choices}
-UPSTREAM = {"OPENAI_API_KEY", "OPENAI_BASE_URL"}
+UPSTREAM = {name for name in SETTINGS if name.startswith("OPENAI_")}
 
 
 @pytest.mark.parametrize(("service", "names"), [("worker", SETTINGS), ("api", SETTINGS - UPSTREAM)])
