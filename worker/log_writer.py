@@ -21,8 +21,10 @@ from shared.log import Appended, AppendResult, Batch, Behind, ChatLog, Fenced, G
 
 logger = logging.getLogger(__name__)
 
-_BATCH_VALUES = 256
+_BATCH_VALUES = 64
 _BATCH_BYTES = 262_144
+"""What one flush takes of an attempt: the less, the sooner it is the others' turn, and that of chats that begin."""
+
 _MANY_LOGS = 4
 _LASTING = 0.01
 _PAUSE_PER_LOG = 0.0003
@@ -30,8 +32,9 @@ _LONGEST_PAUSE = 0.004
 """Seconds from the beginning of a flush to the beginning of the next one, by the logs in the first: if they are many,
 and have been so `_LASTING` seconds before at most. Else it is a burst that is over soon."""
 
+_PENDING_VALUES = 256
 _PENDING_BYTES = 262_144
-"""Unstored bytes of one attempt beyond which its job stops reading the upstream."""
+"""What one attempt may have unstored: beyond it, its job stops reading the upstream."""
 
 
 class LogLost(Exception):
@@ -78,7 +81,7 @@ class AttemptLog:
     @property
     def is_full(self) -> bool:
         """So much is not stored yet that the caller should await `room` before it appends more."""
-        return self._pending_bytes > _PENDING_BYTES
+        return self._pending_bytes > _PENDING_BYTES or len(self._values) - self._stored > _PENDING_VALUES
 
     def append(self, value: bytes) -> None:
         """Queue the attempt's next chunk for storage; never blocks.

@@ -15,7 +15,7 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import aiohttp
 import truststore
@@ -262,7 +262,8 @@ class _Body(asyncio.Protocol):
         """True at the end, False when the sink is full."""
         # A short answer has arrived as a whole and given its connection back.
         self._transport = response.connection.transport if response.connection is not None else None
-        self._inner = cast("asyncio.Protocol", self._transport.get_protocol()) if self._transport is not None else None
+        # Not the transport's: that may be the body before this one, whose job has not noticed yet that it is through.
+        self._inner = response.connection.protocol if response.connection is not None else None
 
     async def pass_on(self) -> None:
         """Give the sink everything up to `[DONE]` or the end.
@@ -283,8 +284,9 @@ class _Body(asyncio.Protocol):
                 self._take()
         finally:
             self._timer.cancel()
-            if self._transport is not None and self._inner is not None:
-                self._transport.set_protocol(self._inner)
+            # aiohttp gives a connection away as soon as the body has ended: it may have another body's by now.
+            if self._transport is not None and self._transport.get_protocol() is self:
+                self._transport.set_protocol(self._inner)  # type: ignore[arg-type]  # there is one if there is the other
         await self._exhaust()
 
     async def _exhaust(self) -> None:

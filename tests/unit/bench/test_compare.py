@@ -24,7 +24,8 @@ def test_a_chunk_is_as_long_as_its_framing_says():
 def test_light_load_is_so_many_chats_at_any_time_of_the_window():
     load = light(10.0)
     for moment in (2.05, 6.05, 11.95):
-        assert sum(start <= moment < start + deltas / load.pace for start, deltas in load.starts) == LIGHT
+        present = sum(start <= moment < start + deltas / load.pace for start, deltas in load.starts)
+        assert abs(present - LIGHT) <= 1  # they come at moments of chance
 
 
 def test_all_chats_of_a_level_live_through_its_window_and_end_together():

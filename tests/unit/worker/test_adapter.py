@@ -8,6 +8,7 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
+from harness.polling import wait_until
 from pydantic import SecretStr
 
 from shared.settings import Settings
@@ -153,6 +154,21 @@ async def test_a_connection_is_used_again_after_done():
             sink = Sink()
             await upstream_.stream(b"{}", sink)
             assert sink.chunks == [b"1", b"2"]
+    assert server.connections == 1
+
+
+async def test_a_job_that_is_late_to_notice_its_end_takes_the_connection_from_nobody():
+    slow = [CHUNKED % b"" + piece(b"data: 1\n\n"), 0.1, piece(b"data: 2\n\n" + DONE) + END]
+    async with running(ANSWER, slow) as server, adapter(server.url) as upstream_:
+        full, sink = Sink(size=1), Sink()
+        late = asyncio.create_task(upstream_.stream(b"{}", full))
+        await wait_until(lambda: full.chunks)  # its answer is there as a whole, and the connection free again
+        next_ = asyncio.create_task(upstream_.stream(b"{}", sink))
+        await wait_until(lambda: sink.chunks)
+        full.more.set()
+        await late
+        await next_
+        assert full.chunks == sink.chunks == [b"1", b"2"]
     assert server.connections == 1
 
 
