@@ -298,8 +298,9 @@ class Tail:
                 if now - since > HEAL:
                     self._give_up(is_whole)
                     return
-                self._is_stale = True
-                await asyncio.sleep(_RETRY)
+                if not self._is_stale:  # else the publication came during the read: look again at once
+                    self._is_stale = True
+                    await asyncio.sleep(_RETRY)
         finally:
             self._refreshing = None
             self.last_heard = asyncio.get_running_loop().time()

@@ -28,7 +28,7 @@ _BATCH_BYTES = 262_144
 _MANY_LOGS = 4
 _LASTING = 0.01
 _PAUSE_PER_LOG = 0.0003
-_LONGEST_PAUSE = 0.004
+_LONGEST_PAUSE = 0.006
 """Seconds from the beginning of a flush to the beginning of the next one, by the logs in the first: if they are many,
 and have been so `_LASTING` seconds before at most. Else it is a burst that is over soon."""
 

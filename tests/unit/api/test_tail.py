@@ -417,6 +417,25 @@ async def test_a_publication_that_the_stream_never_gets_is_waited_for_in_vain_bu
         assert not task.done()
 
 
+async def test_a_publication_during_the_first_look_does_not_delay_the_second(monkeypatch):
+    monkeypatch.setattr(tail_module, "_RETRY", 60)
+    replica = Replica(OPENING[:1])
+    top = replica.log.top
+
+    async def claimed_meanwhile(_chat_id):
+        replica.log.top = top
+        replica.log.entries.append(OPENING[1])
+        replica.listener.on_message(payload(ACCEPTED, [OPENING[1]]))
+        return ACCEPTED
+
+    replica.log.top = claimed_meanwhile
+    async with reading(replica, ACCEPTED) as (received, _):
+        replica.listener.on_subscribed()
+        async with asyncio.timeout(10):
+            while received != replica.frames():
+                await asyncio.sleep(0.001)
+
+
 async def test_a_tail_that_cannot_read_tries_again(monkeypatch):
     monkeypatch.setattr(tail_module, "_RETRY", 0)
     replica = Replica()
