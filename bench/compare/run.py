@@ -52,12 +52,12 @@ class Plan:
     idle: dict[str, list[int]] = field(default_factory=dict)
 
 
-_CLIMB = [20, 40, 75, 100, 150, 200, 300]
+_CLIMB = [20, 40, 75, 100, 200, 300]
 FULL = Plan(
     light_seconds=8.0,
     window=4.0,
     again=(DIRECT, PIROPIRO),
-    levels=dict.fromkeys((DIRECT, TEXTBOOK, PIROPIRO), _CLIMB) | {PIPE: [100, 200, 300]},
+    levels=dict.fromkeys((DIRECT, TEXTBOOK, PIROPIRO), _CLIMB) | {PIPE: [200, 300]},
     always={PIROPIRO: 200},
     burst=Burst(chats=50, deltas=2000, patience=120.0),
     followed={name: Followed(readers=1000, rate=400.0, pace=PACE, seconds=4.0) for name in (TEXTBOOK, PIROPIRO)},
