@@ -39,7 +39,7 @@ def deaf_tail():
 
     def on_message(self, payload):
         self.last_heard = asyncio.get_running_loop().time()
-        top = self._top or EntryId(0, 0)
+        top = self.top or EntryId(0, 0)
         self._extend([entry for entry in shared.log.Publication.parse(payload).entries if entry.id > top])
 
     api.tail.Tail.on_message = on_message
