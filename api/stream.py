@@ -16,7 +16,7 @@ import logging
 import sys
 import termios
 from collections.abc import Coroutine
-from typing import cast
+from typing import Any, cast
 
 from fastapi import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -98,6 +98,8 @@ class _Stream:
     __slots__ = (
         "_client",
         "_follower",
+        "_holder",
+        "_is_gone",
         "_is_over",
         "_is_silent",
         "_keepalive",
@@ -115,8 +117,10 @@ class _Stream:
         self._timer: asyncio.TimerHandle | None = None
         self._time = asyncio.get_running_loop().time
         self._wrote = 0.0
+        self._holder: asyncio.Task[Any] | None = None
         self._is_silent = False
         self._is_over = False
+        self._is_gone = False
 
     def open(self) -> None:
         """Send from now on, until `close` or the follower's end."""
@@ -127,9 +131,24 @@ class _Stream:
 
     async def until_over(self, receive: Receive) -> None:
         """Return when the client has all or has left."""
-        # A server says so when the client has left, and also when the response is complete.
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        self._holder = holder = asyncio.current_task()
+        try:
+            # A server says so when the client has left, and also when the response is complete.
+            while not self._is_gone and (await receive())["type"] != "http.disconnect":
+                pass
+        except asyncio.CancelledError:
+            if not self._is_gone or holder is None:
+                raise
+            holder.uncancel()
+        finally:
+            self._holder = None
+
+    def _give_up(self) -> bool:
+        """End the response although the server will not say that it is over; there is no more to do then: True."""
+        self._is_over = self._is_gone = True
+        if self._holder is not None:
+            self._holder.cancel()
+        return True
 
     def close(self) -> None:
         """Leave everything as it is; the follower is closed."""
@@ -157,14 +176,15 @@ class _Stream:
         client, take = self._client, self._follower.take
         while not self._is_over:
             if not client.is_ready():
-                return False
+                return client.has_left() and self._give_up()
             step = take()
             if step is Step.LAGGING:
                 return False
             message = self._message(step)
             if message is None:
                 break
-            client.send_now(message)
+            if not client.send_now(message):
+                self._give_up()
         return True
 
     async def _pump(self) -> None:
@@ -172,6 +192,9 @@ class _Stream:
         try:
             while not self._is_over:
                 await self._client.until_taken()
+                if self._client.has_left():
+                    self._give_up()
+                    break
                 step = self._follower.take()
                 if step is Step.LAGGING:
                     step = await self._page()
@@ -180,7 +203,8 @@ class _Stream:
                 message = self._message(step)
                 if message is None:
                     break
-                await self._client.send(message)
+                if not await self._client.send(message):
+                    self._give_up()
                 del step, message  # which may be long in the taking
         except Exception:
             logger.exception("a stream failed unexpectedly, cutting it")
@@ -220,12 +244,12 @@ class _Stream:
         if now >= self._wrote + self._keepalive:
             self._is_silent, self._wrote = True, now
             self._on_more()
-        self._timer = loop.call_at(self._wrote + self._keepalive, self._look_for_silence)
+        if not self._is_over:
+            self._timer = loop.call_at(self._wrote + self._keepalive, self._look_for_silence)
 
     def _cut(self) -> None:
-        self._is_over = True
-        self._follower.close()
         self._client.cut()
+        self._give_up()
 
 
 class _Client:
@@ -248,31 +272,37 @@ class _Client:
 
     def is_ready(self) -> bool:
         """Whether `send_now` may be called: all that was written is taken. Never so where the connection is unknown."""
-        return self._connection is not None and not self._connection.get_write_buffer_size()
+        connection = self._connection
+        return connection is not None and not connection.get_write_buffer_size() and not connection.is_closing()
 
-    async def send(self, message: Message) -> None:
+    def has_left(self) -> bool:
+        """Whether the connection is closed, which uvicorn tells only the last of several pipelined requests."""
+        return self._connection is not None and self._connection.is_closing()
+
+    async def send(self, message: Message) -> bool:
+        """Send, waiting for the client if need be; False if it has left without the server's having noticed.
+
+        That is so where further requests are pipelined; uvloop raises then.
+        """
         try:
             await self._send(message)
         except RuntimeError as error:
-            self._note_gone(error)
+            logger.debug("client gone: %s", error)
+            return False
+        return True
 
-    def send_now(self, message: Message) -> None:
-        """Send without waiting: uvicorn's `send` waits for nothing but a connection that is not ready."""
+    def send_now(self, message: Message) -> bool:
+        """The same without waiting: uvicorn's `send` waits for nothing but a connection that is not ready."""
         sending = cast("Coroutine[None, None, None]", self._send(message))
         try:
             sending.send(None)
         except StopIteration:
-            pass
+            return True
         except RuntimeError as error:
-            self._note_gone(error)
-        else:
-            sending.close()
-            raise AssertionError("the server waits where it should not")
-
-    def _note_gone(self, error: RuntimeError) -> None:
-        """uvloop's, where the client left with further requests pipelined."""
-        logger.debug("client gone: %s", error)
-        self._follower.close()
+            logger.debug("client gone: %s", error)
+            return False
+        sending.close()
+        raise AssertionError("the server waits where it should not")
 
     async def until_taken(self) -> None:
         """Return when the client has taken what was written; cut it if it takes nothing for too long."""
@@ -305,5 +335,5 @@ def _unsent(connection: asyncio.WriteTransport) -> int:
     ours, peer = connection.get_write_buffer_size(), connection.get_extra_info("socket")
     try:
         return ours + int.from_bytes(fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except (OSError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         return ours

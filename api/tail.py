@@ -217,6 +217,7 @@ class Tail:
         self._entries: list[Entry] = []
         self._bytes = 0
         self._runs: dict[tuple[EntryId, Format], tuple[EntryId, bytes]] = {}
+        self._is_telling = False
         self._most = self._most_bytes = 0
         self._heard = START
         self._is_stale = False
@@ -245,7 +246,7 @@ class Tail:
             if position < self._base:
                 return None
             run = _one_write(self.chat_id, self._entries[bisect_right(self._entries, position, key=_ID) :], format_)
-            if len(self.followers) > 1:
+            if self._is_telling:
                 self._runs[position, format_] = run
         return run
 
@@ -297,7 +298,8 @@ class Tail:
                 since = since or now
                 if now - since > HEAL:
                     self._give_up(is_whole)
-                    return
+                    since = None
+                    continue
                 if not self._is_stale:  # else the publication came during the read: look again at once
                     self._is_stale = True
                     await asyncio.sleep(_RETRY)
@@ -360,8 +362,10 @@ class Tail:
 
     def tell_followers(self) -> None:
         """Have them take what is new."""
+        self._is_telling = len(self.followers) > 1
         for follower in tuple(self.followers):
             follower.on_more()
+        self._is_telling = False
         self._runs.clear()
 
     def tell_place(self, position: int | None) -> None:

@@ -60,6 +60,7 @@ class Subscriber:
         self._outbox: list[tuple[str, bytes]] = []
         self._wire: Wire | None = None
         self._is_silent = False
+        self._refusal: Exception | None = None
 
     def subscribe(self, channel: str, listener: Listener) -> None:
         """Hear `channel`; `listener.on_subscribed` says when."""
@@ -81,7 +82,7 @@ class Subscriber:
 
     def _send_outbox(self) -> None:
         outbox, self._outbox = self._outbox, []
-        if self._wire is None:
+        if self._wire is None or self._wire.is_closed:
             return
         for command, group in groupby(outbox, key=itemgetter(0)):
             for some in _batched([channel for _, channel in group], _CHUNK):
@@ -104,6 +105,7 @@ class Subscriber:
 
     async def _converse(self, wire: Wire, lost: asyncio.Future[Exception]) -> None:
         """Subscribe to everything, then see that the server is alive; ends only by an exception."""
+        self._refusal = None
         self._wire, self._outbox = wire, [("SUBSCRIBE", channel) for channel in self._listeners]
         try:
             self._send_outbox()
@@ -116,7 +118,7 @@ class Subscriber:
                     if self._is_silent and not lost.done():
                         raise ConnectionError("no answer to a ping")
                 if lost.done():
-                    raise lost.result()
+                    raise self._refusal or lost.result()
         finally:
             self._wire = None
             wire.close()
@@ -124,8 +126,11 @@ class Subscriber:
     def _on_replies(self, replies: list[Any]) -> None:
         self._is_silent = False
         for reply in replies:
-            if not isinstance(reply, list):
-                continue
+            if isinstance(reply, Exception):
+                self._refusal = reply  # of a subscription: nothing would be heard, in silence
+                if self._wire is not None:
+                    self._wire.close()
+                return
             kind, channel, payload = reply[0], reply[1], reply[-1]
             listener = self._listeners.get(channel)
             if listener is None:

@@ -47,6 +47,8 @@ class Wire(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", writer.transport)
         self._before = cast("asyncio.Protocol", self._transport.get_protocol())
         self._transport.set_protocol(self)
+        if self._transport.is_closing():  # nobody would tell
+            raise Disconnected("closed at once")
 
     @property
     def is_closed(self) -> bool:
@@ -54,8 +56,15 @@ class Wire(asyncio.Protocol):
         return self._is_closed or self._transport.is_closing()
 
     def send(self, data: bytes) -> None:
-        """Write packed commands; never blocks."""
-        self._transport.write(data)
+        """Write packed commands; never blocks.
+
+        Raises:
+            redis.exceptions.ConnectionError: the connection is lost.
+        """
+        try:
+            self._transport.write(data)
+        except RuntimeError as error:  # uvloop's, for a transport that was just closed
+            raise Disconnected(str(error)) from error
 
     def close(self) -> None:
         """Drop the connection, whatever is still on the way."""
@@ -108,6 +117,8 @@ class Requests:
         Raises:
             shared.connect.FAILURES: the connection failed; any of the commands may have been carried out.
         """
+        if not commands:
+            return []
         wire = self._wire
         if wire is None or wire.is_closed:
             wire = Wire(self._take, self._fail)

@@ -91,7 +91,7 @@ class DoorbellWorker(Worker):
         # A job that began before `on_startup` is through would find nothing to work with.
         await self._is_started.wait()
         while True:
-            while self._free_slots == 0:
+            while self._free_slots <= 0:
                 self._slot_freed.clear()
                 await self._slot_freed.wait()
             try:
@@ -99,10 +99,12 @@ class DoorbellWorker(Worker):
                 rung = await self._bell.blmpop(_BELL_WAIT, 1, keys.DOORBELL, direction="LEFT", count=count)  # type: ignore[misc, arg-type]  # redis-py types two clients at once
                 if rung is None:
                     continue
-                free = max(0, self._free_slots)
-                await self.start_jobs(rung[1][:free])
-                if rung[1][free:]:
-                    await self._bell.rpush(keys.DOORBELL, *rung[1][free:])  # type: ignore[misc]  # the same
+                reserved = self._reserve(rung[1])
+                try:
+                    if left := rung[1][len(reserved) :]:
+                        await self._bell.rpush(keys.DOORBELL, *left)  # type: ignore[misc]  # the same
+                finally:
+                    await self._start_reserved(reserved)
             except FAILURES as error:
                 logger.warning("doorbell unreachable, trying again: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE)
@@ -112,13 +114,22 @@ class DoorbellWorker(Worker):
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Start each job that nobody else has, while there are free slots; all at the same time."""
-        starts = [self._start_job(job_id.decode()) for job_id in job_ids[: max(0, self._free_slots)]]
-        errors = [error for error in await asyncio.gather(*starts, return_exceptions=True) if error is not None]
-        if errors:
-            raise errors[0]
+        await self._start_reserved(self._reserve(job_ids))
+
+    def _reserve(self, job_ids: list[bytes]) -> list[str]:
+        """Give as many of the jobs a slot as there are; at once, so that nobody else counts on the same slots."""
+        fitting = job_ids[: max(0, self._free_slots)]
+        self.job_counter += len(fitting)
+        return [job_id.decode() for job_id in fitting]
+
+    async def _start_reserved(self, job_ids: list[str]) -> None:
+        outcomes = await asyncio.gather(*map(self._start_job, job_ids), return_exceptions=True)
+        for error in outcomes:
+            if error is not None:
+                raise error
 
     async def _start_job(self, job_id: str) -> None:
-        self.job_counter += 1
+        """Start a job that has a slot, or free the slot."""
         try:
             score = await self._queue.start(job_id, int(self.in_progress_timeout_s * 1000))
         except BaseException:

@@ -19,7 +19,7 @@ from shared.queue import JobQueue
 from shared.settings import Settings
 from worker.log_writer import AttemptLog, LogLost, LogWriter
 from worker.template import TextTemplate
-from worker.upstream import Upstream, UpstreamError, backoff, redact
+from worker.upstream import Upstream, UpstreamError, backoff, redact, secrets
 
 logger = logging.getLogger(__name__)
 
@@ -289,10 +289,9 @@ class Generator:
         return json_text.dumps({**body, "messages": [*body["messages"], partial], **self._settings.continue_params})
 
     def _encode_error(self, error: UpstreamError) -> bytes:
-        key = self._settings.openai_api_key
-        secret = key.get_secret_value() if key else ""
+        known = secrets(self._settings)
         message, type_, code, param = (
-            redact(text, secret) if text is not None else None
+            redact(text, *known) if text is not None else None
             for text in (error.message, error.type, error.code, error.param)
         )
         return events.error(message or "", type_ or "", code, param)

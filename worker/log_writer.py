@@ -213,6 +213,8 @@ class LogWriter:
                 await asyncio.sleep(early)
             self._is_dirty.clear()
             logs, self._dirty = [log for log in self._dirty if not log.is_closed], {}
+            if not logs:
+                continue
             if len(logs) >= _MANY_LOGS:
                 now = time.monotonic()
                 if now - crowded < _LASTING:

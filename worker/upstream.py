@@ -26,6 +26,7 @@ from shared.settings import Settings
 
 _SECRETS = re.compile(r"\b(?:sk|pk|rk)-[\w*.…-]{3,}|(?i:bearer)\s+\S+|(?<=://)[^/\s@]+@")
 _MAX_MESSAGE = 2000
+_SHORTEST_SECRET = 4
 _MAX_LINE = 33_554_432
 _MAX_ERROR_BODY = 1_048_576
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -312,7 +313,8 @@ class _Body(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._content.exception() is None:
-            self._left += self._content.read_nowait()  # which would give nothing but the error afterwards
+            while data := self._content.read_nowait():  # which would give nothing but the error afterwards
+                self._left += data
         self._is_lost = True
         self._inner.connection_lost(exc)  # type: ignore[union-attr]  # the same
         self._take()
@@ -407,10 +409,18 @@ class DataDecoder:
         return events
 
 
-def redact(text: str, key: str) -> str:
-    """Make an upstream's text fit for a client: without `key` or what looks like a credential, and not too long."""
-    if key:
-        text = text.replace(key, "***")
+def secrets(settings: Settings) -> list[str]:
+    """What is known to the worker and to nobody else: the key, the address's password, the values of custom headers."""
+    custom = (line.partition(":")[2].strip() for line in (settings.openai_custom_headers or "").splitlines())
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
+    found = (key, URL(settings.openai_base_url or "").password or "", *custom)
+    return [secret for secret in found if len(secret) >= _SHORTEST_SECRET]
+
+
+def redact(text: str, *secrets: str) -> str:
+    """Make an upstream's text fit for a client: without a secret or what looks like one, and not too long."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
     return _SECRETS.sub("***", text)[:_MAX_MESSAGE]
 
 

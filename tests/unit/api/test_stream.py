@@ -47,11 +47,11 @@ class FakeFollower:
 
 
 @asynccontextmanager
-async def serving(follower, write_timeout=60):
+async def serving(follower, write_timeout=60, keepalive=60):
     """A server that answers with the follower's stream, and its port."""
 
     async def app(scope, receive, send):
-        await StreamResponse("chat_abc", follower, 60, write_timeout)(scope, receive, send)
+        await StreamResponse("chat_abc", follower, keepalive, write_timeout)(scope, receive, send)
 
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
     server.install_signal_handlers = lambda: None
@@ -163,3 +163,14 @@ async def test_another_server_without_a_connection_of_its_own_is_served_too():
     await StreamResponse("chat_abc", FakeFollower(b"frame", 2), 60, 60)({}, receive, send)
     assert b"".join(message.get("body", b"") for message in sent) == b"frameframe"
     assert sent[-1]["more_body"] is False
+
+
+async def test_a_client_that_leaves_with_a_request_pipelined_leaves_nothing_behind():
+    follower = FakeFollower()
+    follower.take = lambda: Step.OVER if follower.is_over else Step.IDLE
+    async with serving(follower, keepalive=0.05) as (server, port):
+        async with asking(port) as client:
+            await asyncio.get_running_loop().sock_sendall(client, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            await wait_until(lambda: server.server_state.tasks)
+        await wait_until(lambda: follower.is_over)
+        await wait_until(lambda: not server.server_state.tasks)

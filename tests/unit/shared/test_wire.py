@@ -34,6 +34,10 @@ async def test_replies_come_in_order_and_errors_among_them(requests):
     assert isinstance(script, exceptions.NoScriptError)
 
 
+async def test_nothing_asked_is_answered_at_once(requests):
+    assert await requests([]) == []
+
+
 async def test_much_goes_in_one_request(requests):
     values = [b"%d" % n * 1000 for n in range(2000)]
     assert await requests([("ECHO", value) for value in values]) == values

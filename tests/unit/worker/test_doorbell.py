@@ -106,3 +106,13 @@ async def test_a_chat_that_rings_during_the_start_is_taken_after_it(start, serve
     await wait_until(lambda: len(started.events) > 1)
     assert started.events == ["started", chat.id]
     await redis.aclose()
+
+
+async def test_a_slot_is_counted_on_by_one_caller_only(start):
+    worker = start().worker
+    worker.max_jobs = 2
+    first, second = asyncio.create_task(worker.start_jobs([b"a", b"b"])), asyncio.create_task(worker.start_jobs([b"c"]))
+    await asyncio.sleep(0)
+    assert worker.job_counter == 2
+    await asyncio.gather(first, second)
+    assert worker.job_counter == 0  # nobody had enqueued them

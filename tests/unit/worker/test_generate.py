@@ -277,13 +277,16 @@ async def test_a_reason_for_a_restart_is_never_the_upstreams_own_text(log, queue
 
 
 async def test_a_job_whose_chat_has_ended_or_is_gone_does_nothing(log, queue, writer):
-    upstream = FakeUpstream()
+    upstream = FakeUpstream([chunk("a"), FINISH])
     async with generating(log, queue, writer, upstream) as (chat_id, job, generator):
-        await log.seal(chat_id, events.cancelled())
         await job
         await generator.run(chat_id)
+        cancelled = NewChat(new_chat_id(), "m", b"{}", "f")
+        await queue.submit(cancelled, 10)
+        await log.seal(cancelled.id, events.cancelled())
+        await generator.run(cancelled.id)
         await generator.run("chat_nobody")
-    assert upstream.requests == []
+    assert len(upstream.requests) == 1
 
 
 async def test_an_attempt_that_is_fenced_while_it_fails_does_not_take_the_chat_back(log, queue, writer):

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.upstream import DataDecoder, UpstreamError, backoff, redact, retry_after
+from shared.settings import Settings
+from worker.upstream import DataDecoder, UpstreamError, backoff, redact, retry_after, secrets
 
 DATA = st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), max_size=5)
 
@@ -53,6 +54,15 @@ def test_an_endless_line_is_an_error():
 )
 def test_secrets_are_redacted(text, shown):
     assert redact(text, "my-own-key") == shown
+
+
+def test_all_that_only_the_worker_knows_is_secret():
+    settings = Settings(
+        openai_api_key="my-own-key",
+        openai_base_url="http://me:my-password@host/v1",
+        openai_custom_headers="a: value1\nb: x",
+    )
+    assert secrets(settings) == ["my-own-key", "my-password", "value1"]
 
 
 def test_a_long_message_is_shortened():
