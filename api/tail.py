@@ -52,6 +52,10 @@ _WRITE_BYTES = 65_536
 _SILENCE = 10.0
 """Seconds without a publication after which a tail looks into the stream."""
 
+_PAGES_AT_ONCE = 8
+"""So many followers of a replica read a page at the same time: else hundreds that resume at once would hold every
+connection to Redis and the event loop, and the requests of those who come next would time out."""
+
 _TICK = 0.5
 _RETRY = 0.1
 HEAL = 3.0
@@ -125,15 +129,16 @@ class Follower:
         Raises:
             shared.connect.FAILURES: it could not be read; the position is unchanged.
         """
-        entries = await self._tail.read(self.position, self._page_count)
-        if not entries:
-            await self._heal()
-            return b""
-        average = sum(len(entry.value) for entry in entries) // len(entries)
-        fitting = max(1, _WRITE_BYTES // (average + 1))
-        self._page_count = min(_PAGE, _PAGE_GROWTH * self._page_count, fitting)
-        self.position, frames = _one_write(self._tail.chat_id, entries, self._format)
-        return frames
+        async with self._tail.turns:
+            entries = await self._tail.read(self.position, self._page_count)
+            if entries:
+                average = sum(len(entry.value) for entry in entries) // len(entries)
+                fitting = max(1, _WRITE_BYTES // (average + 1))
+                self._page_count = min(_PAGE, _PAGE_GROWTH * self._page_count, fitting)
+                self.position, frames = _one_write(self._tail.chat_id, entries, self._format)
+                return frames
+        await self._heal()
+        return b""
 
     async def _heal(self) -> None:
         """The stream lacks the position: a failover forgot it, and what lies above is not its sequel."""
@@ -201,8 +206,9 @@ def _one_write(chat_id: str, entries: Iterable[Entry], format_: Format) -> tuple
 class Tail:
     """One chat's live edge on this replica. Made by `Tails`; a listener of its channel."""
 
-    def __init__(self, chat_id: str, tails: "Tails", log: ChatLog) -> None:
+    def __init__(self, chat_id: str, tails: "Tails", log: ChatLog, turns: asyncio.Semaphore) -> None:
         self.chat_id = chat_id
+        self.turns = turns
         self.place: Place | None = None
         self.is_closed = False
         self.top: EntryId | None = None
@@ -406,13 +412,14 @@ class Tails:
         self._subscriber = subscriber
         self._tails: dict[str, Tail] = {}
         self._news: dict[Tail, None] = {}
+        self._turns = asyncio.Semaphore(_PAGES_AT_ONCE)
         self._is_draining = False
 
     def follow(self, chat_id: str, after: EntryId, format_: Format, *, cancels_when_left: bool = False) -> Follower:
         """Follow a chat's log from above `after`; the caller must close the follower."""
         tail = self._tails.get(chat_id)
         if tail is None:
-            tail = Tail(chat_id, self, self._log)
+            tail = Tail(chat_id, self, self._log, self._turns)
             self._tails[chat_id] = tail
             self._subscriber.subscribe(keys.log(chat_id), tail)
         tail.cancels_when_left = cancels_when_left
