@@ -24,6 +24,7 @@ install: ## only create .venv, with everything in it
 
 test: ## run every test
 	@$(DEV)
+	@sh scripts/node.sh
 	@$(PY) -m pytest $(ARGS)
 
 fast: ## run the tests that need no server

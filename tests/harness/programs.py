@@ -1,6 +1,7 @@
 """Programs of the machine that a few tests need; CI installs them, so that it skips nothing."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +14,9 @@ NEEDS_CURL = pytest.mark.skipif(
 NEEDS_REDIS_CLI = pytest.mark.skipif(not shutil.which("redis-cli"), reason="looks at the log with redis-cli")
 
 NEEDS_HAPROXY = pytest.mark.skipif(not HAPROXY, reason="deploys behind a real HAProxy")
+
+NODE_TESTS = Path(__file__).parents[1] / "sdk" / "node"
+
+NEEDS_NODE = pytest.mark.skipif(
+    not (NODE_TESTS / "node_modules" / "installed").exists(), reason="runs Node's SDKs, which scripts/node.sh installs"
+)

@@ -1,0 +1,36 @@
+"""Clients of the official SDK, of both replicas of the shared stack."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from harness.client import Json
+from openai import AsyncOpenAI, OpenAI
+
+
+@pytest.fixture(scope="session")
+def urls(request) -> list[str]:
+    """What a user sets as `base_url`, for each replica."""
+    if url := os.environ.get("SDK_URL"):
+        return [f"{url}/v1"] * 2
+    return [f"{api.url}/v1" for api in request.getfixturevalue("stack").apis]
+
+
+@pytest.fixture
+def client(urls) -> Iterator[OpenAI]:
+    with OpenAI(base_url=urls[0], api_key="unused", max_retries=0, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def other_client(urls) -> Iterator[OpenAI]:
+    """The same, of the other replica."""
+    with OpenAI(base_url=urls[1], api_key="unused", max_retries=0, timeout=30) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def async_client(urls) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=urls[0], api_key="unused", max_retries=0, timeout=30) as client:
+        yield client
