@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from harness.client import Json
 from openai import AsyncOpenAI, OpenAI
 
 

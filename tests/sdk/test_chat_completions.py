@@ -43,9 +43,7 @@ def text_of(completion: ChatCompletion) -> str | None:
 
 
 def joined(chunks: list[ChatCompletionChunk], index: int = 0) -> str:
-    return "".join(
-        choice.delta.content or "" for chunk in chunks for choice in chunk.choices if choice.index == index
-    )
+    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices if choice.index == index)
 
 
 def test_a_completion(client: OpenAI):
@@ -200,9 +198,7 @@ MATH = MathResponse(steps=[Step(explanation="Add.", output="1 + 2 = 3")], final_
 
 def test_structured_output_is_parsed(client: OpenAI):
     extra = scripted(text=MATH.model_dump_json(), fragment=11)
-    completion = client.chat.completions.parse(
-        model="m", messages=USER, response_format=MathResponse, extra_body=extra
-    )
+    completion = client.chat.completions.parse(model="m", messages=USER, response_format=MathResponse, extra_body=extra)
     assert completion.choices[0].message.parsed == MATH
     with client.chat.completions.stream(
         model="m", messages=USER, response_format=MathResponse, extra_body=extra

@@ -65,9 +65,7 @@ def test_a_model_that_the_upstream_does_not_know(client):
         assert caught.value.code == "model_not_found"
 
 
-@pytest.mark.parametrize(
-    ("status", "class_"), [(409, openai.ConflictError), (422, openai.UnprocessableEntityError)]
-)
+@pytest.mark.parametrize(("status", "class_"), [(409, openai.ConflictError), (422, openai.UnprocessableEntityError)])
 def test_other_statuses_that_blame_the_client_keep_their_class(ask, status, class_):
     with pytest.raises(class_, match="no"):
         ask(**failing(status, message="no"))
@@ -181,7 +179,7 @@ def test_a_clients_own_time_limit(client):
         )
 
 
-async def test_a_chat_that_is_cancelled_meanwhile(client, strict):
+def test_a_chat_that_is_cancelled_meanwhile(client, strict):
     """`X-Chat-Id` leads to the native endpoints, and so to the only way to stop a completion from elsewhere."""
     with client.chat.completions.with_streaming_response.create(
         model="m",
