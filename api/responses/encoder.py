@@ -29,7 +29,7 @@ class ResponseEncoder:
     def frame(self, entry: Entry) -> bytes:
         """The frames of the next entry; none once the stream is over."""
         events = self.fold.take(entry)
-        if self.is_over or not events:
+        if self.is_over:
             return b""
         if entry.id < self._from:
             self._hold(events)
@@ -61,3 +61,17 @@ class ResponseEncoder:
     def _since_epoch(self, events: list[Event]) -> list[Event]:
         begins = [position for position, event in enumerate(events) if event.begins_epoch]
         return events[begins[-1] :] if begins else self._opening + events
+
+
+class Silence:
+    """Shows nothing: for a reader that waits for the end."""
+
+    is_shared = False
+    shows_places = False
+    is_over = False
+
+    def frame(self, _entry: Entry) -> bytes:
+        return b""
+
+    def interrupted(self) -> bytes | None:
+        return b""

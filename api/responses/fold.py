@@ -163,7 +163,7 @@ class ResponseFold:
         self._service_tier = known_service_tier(chunk.get("service_tier")) or self._service_tier
         self._usage = chunk.get("usage") or self._usage
         delta = choice.get("delta")
-        if isinstance(delta, dict) and choice.get("index", 0) == 0:
+        if isinstance(delta, dict):
             self._take_delta(delta, logprobs)
 
     def _take_delta(self, delta: Json, logprobs: list[Json]) -> None:
@@ -225,7 +225,7 @@ class ResponseFold:
         if call.index < 0:
             if arguments:
                 call.arguments.append(arguments)
-            if is_named:
+            if isinstance(name, str) and name:
                 self._place_call(call, name)
         elif arguments:
             call.arguments.append(arguments)

@@ -47,7 +47,7 @@ _KNOWN = frozenset(
 )
 
 _LOGPROBS = "message.output_text.logprobs"
-_INCLUDABLE = frozenset(
+INCLUDABLE = frozenset(
     {
         _LOGPROBS,
         # Of tools that cannot be called here, of images that are never left out, and of reasoning, which is not hidden.
@@ -100,13 +100,13 @@ class ResponseRequest:
         """What the chat's record keeps for the response object."""
         return json_text.dumps({"echo": self.echo, "shows_logprobs": self.shows_logprobs})
 
-    def upstream_request(self, history: list[Json]) -> bytes:
+    def upstream_request(self, history: list[Json]) -> Json:
         """The body for the upstream; `history` is the conversation before, without its instructions."""
         instructions = self.echo["instructions"]
         opening = [] if instructions is None else [{"role": "system", "content": instructions}]
         streaming = {"stream": True, "stream_options": {"include_usage": True}}
         messages = [*opening, *history, *self.messages]
-        return json_text.dumps({"model": self.model, "messages": messages, **self.parameters, **streaming})
+        return {"model": self.model, "messages": messages, **self.parameters, **streaming}
 
 
 def parse_request(body: Json, default_model: str) -> ResponseRequest:
@@ -201,7 +201,7 @@ class _Draft:
     def _read_logprobs(self) -> None:
         include = optional(self.body, "include", list) or []
         for index, name in enumerate(include):
-            one_of(name if isinstance(name, str) else repr(name), _INCLUDABLE, f"include[{index}]")
+            one_of(name if isinstance(name, str) else repr(name), INCLUDABLE, f"include[{index}]")
         top = optional(self.body, "top_logprobs", int)
         if top is not None and not 0 <= top <= _MAX_TOP_LOGPROBS:
             raise invalid("top_logprobs", f"must be from 0 to {_MAX_TOP_LOGPROBS}")

@@ -25,12 +25,12 @@ _CODES = {
 }
 
 
-def response_id(chat_id: str) -> str:
+def response_id_of(chat_id: str) -> str:
     """The id of the response that a chat is."""
     return _RESPONSE + chat_id.removeprefix(_CHAT)
 
 
-def chat_id(response_id: str) -> str | None:
+def chat_id_of(response_id: str) -> str | None:
     """The inverse; None for what can be no response's id."""
     suffix = response_id.removeprefix(_RESPONSE)
     return _CHAT + suffix if suffix != response_id else None
@@ -53,7 +53,7 @@ class Head:
     def of(cls, chat_id: str, model: str, created_ms: int, origin: bytes) -> Self:
         """Read what `ResponseRequest.origin` wrote."""
         read: Json = json_text.loads(origin)
-        return cls(response_id(chat_id), model, created_ms // 1000, read["echo"], read["shows_logprobs"])
+        return cls(response_id_of(chat_id), model, created_ms // 1000, read["echo"], read["shows_logprobs"])
 
     @property
     def is_background(self) -> bool:

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from harness.chat_logs import LogBuilder
+from harness.response_logs import BACKGROUND, CHAT_ID, DATA, LOGS, begun, head, whole
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
@@ -10,8 +12,6 @@ from pydantic import TypeAdapter
 
 from api.responses.encoder import ResponseEncoder
 from api.responses.fold import RESTARTED, ResponseFold
-from harness.chat_logs import LogBuilder
-from harness.response_logs import BACKGROUND, CHAT_ID, DATA, LOGS, begun, head, whole
 from shared.cursor import START, EntryId
 from shared.events import Kind
 
