@@ -161,5 +161,49 @@ CREATE: dict[str, Any] = {
 READ: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat"), **_errors(404, 503)}}
 STREAM: dict[str, Any] = {**_STREAMED, "responses": {**_STREAM_ANSWER, **_errors(400, 404, 410, 503)}}
 CANCEL: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat as it ended"), **_errors(404, 503)}}
+_RESPONSE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "description": "A request of OpenAI's Responses API. What is not supported is refused by its name.",
+                    "properties": {
+                        "input": {"description": "A text, or a list of items"},
+                        "model": {"type": "string", "description": "Default: the server's PIROPIRO_MODEL"},
+                        "instructions": {"type": ["string", "null"]},
+                        "background": {"type": ["boolean", "null"]},
+                        "stream": {"type": ["boolean", "null"]},
+                        "upstream": {
+                            "type": "object",
+                            "description": "Piropiro's own: members of the upstream's request, passed as they are",
+                        },
+                    },
+                    "additionalProperties": True,
+                },
+                "example": {"input": "やっほ", "background": True, "stream": True},
+            }
+        },
+    }
+}
+
+_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The response object of OpenAI's Responses API, or its events",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+CREATE_RESPONSE: dict[str, Any] = {
+    **_STREAMED,
+    "openapi_extra": _RESPONSE_BODY,
+    "responses": {**_RESPONSE, **_errors(400, 404, 413, 422, 429, 503)},
+}
+READ_RESPONSE: dict[str, Any] = {**_STREAMED, "responses": {**_RESPONSE, **_errors(400, 404, 503)}}
+CHANGE_RESPONSE: dict[str, Any] = {**_PLAIN, "responses": {**_RESPONSE, **_errors(404, 503)}}
 HEALTHZ: dict[str, Any] = {**_PLAIN, "responses": _errors(404)}
 READYZ: dict[str, Any] = {**_PLAIN, "responses": _errors(503)}
