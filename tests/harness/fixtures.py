@@ -9,8 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 import httpx
 import pytest
 import pytest_asyncio
+from openai import AsyncOpenAI
 
 from harness.client import Client, Simulator
+from harness.openai_client import connecting_openai
 from harness.polling import block_until
 from harness.processes import Process, free_port
 from harness.stack import Stack
@@ -151,6 +153,25 @@ def other_api(stack, connect) -> Client:
 def impatient_api(impatient, connect) -> Client:
     """A client of the impatient stack's replica."""
     return connect(impatient.apis[0].url)
+
+
+@pytest_asyncio.fixture
+async def connect_openai() -> AsyncIterator[Callable[[str], AsyncOpenAI]]:
+    """Make clients of OpenAI's; they are closed after the test."""
+    async with connecting_openai() as make:
+        yield make
+
+
+@pytest.fixture
+def openai_client(stack, connect_openai) -> AsyncOpenAI:
+    """OpenAI's client of the shared stack's first replica."""
+    return connect_openai(stack.apis[0].url)
+
+
+@pytest.fixture
+def other_openai_client(stack, connect_openai) -> AsyncOpenAI:
+    """The same of its second replica."""
+    return connect_openai(stack.apis[1].url)
 
 
 @pytest_asyncio.fixture
