@@ -352,12 +352,19 @@ async def test_a_refusal_is_a_failed_response_in_the_background(client):
 
 async def test_a_failure_in_the_middle_is_a_failed_response(client):
     fault = {"kind": "error", "after": 1, "message": "It broke.", "type": "invalid_request_error"}
-    script = {"deltas": ["a", "b"], "fault": fault, "interval": 0.1}
-    try:
-        events = await events_of(await client.responses.create(**asking(script, stream=True)))
-    except openai.APIStatusError as error:
-        pytest.fail(f"an HTTP error in the middle of a stream: {error}")
-    assert events[-1].type in ("response.failed", "error")
+    stream = await client.responses.create(**asking({"deltas": ["a", "b"], "fault": fault}, stream=True))
+    events = await events_of(stream)
+    assert (text_of(events), events[-1].type) == ("a", "response.failed")
+    response = events[-1].response
+    assert (response.status, response.error.code, response.error.message) == ("failed", "invalid_prompt", "It broke.")
+    assert response.output[0].status == "incomplete"
+    assert (await client.responses.retrieve(response.id)).to_dict() == response.to_dict()
+
+
+async def test_a_failure_in_the_middle_is_an_http_error_for_who_waits_for_the_whole(client):
+    fault = {"kind": "error", "after": 1, "message": "It broke.", "type": "invalid_request_error"}
+    with pytest.raises(openai.BadRequestError, match="It broke"):
+        await client.responses.create(**asking({"deltas": ["a", "b"], "fault": fault}))
 
 
 @pytest.mark.parametrize(
