@@ -111,10 +111,10 @@ async def test_a_failure_of_the_upstreams_is_not_tried_again_by_the_sdk(strict, 
 
 
 def test_an_upstream_that_is_silent(ask):
-    with pytest.raises(openai.InternalServerError) as caught:
+    with pytest.raises(openai.APIError) as caught:
         ask(fault={"kind": "stall"})
     assert caught.value.code == "upstream_stalled"
-    assert caught.value.status_code in (502, 504)
+    assert getattr(caught.value, "status_code", None) in (504, None)  # None if the stream had begun
 
 
 @pytest.mark.parametrize("kind", ["error", "cut", "truncate", "done_without_finish", "garbage", "stall"])
