@@ -11,7 +11,7 @@ from types import FrameType
 from fastapi import FastAPI
 
 from api.errors import install_handlers
-from api.routes import chats, health, responses
+from api.routes import chats, completions, health, responses
 from api.routes.page import page_router
 from api.services import Services
 from api.stream import HoldStreams
@@ -66,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="Piropiro", description=_DESCRIPTION, version="0.1.0", lifespan=lifespan, redirect_slashes=False
     )
     app.include_router(chats.router)
+    app.include_router(completions.router)
     app.include_router(responses.router)
     app.include_router(health.router)
     app.include_router(page_router())

@@ -13,13 +13,14 @@ from shared import events, json_text
 from shared.chat import new_token
 from shared.connect import FAILURES
 from shared.cursor import START
+from shared.endpoint import redact, secrets
 from shared.events import ChunkEncoder, Json, Kind, Transcript, choices_of, index_of
 from shared.log import ChatLog, Claimed, Fenced, Gone, Refused, Sealed
 from shared.queue import JobQueue
 from shared.settings import Settings
 from worker.log_writer import AttemptLog, LogLost, LogWriter
 from worker.template import TextTemplate
-from worker.upstream import Upstream, UpstreamError, backoff, redact, secrets
+from worker.upstream import Upstream, UpstreamError, backoff
 
 logger = logging.getLogger(__name__)
 
