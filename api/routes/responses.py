@@ -28,7 +28,7 @@ from shared.cursor import START, TERMINAL, EntryId
 from shared.events import Entry, Json, Kind
 from shared.log import Gone
 
-router = APIRouter(prefix="/v1/responses", tags=["responses"])
+router = APIRouter(prefix="/v1/responses", tags=["openai"])
 
 _UNSTORED_MS = 60_000
 """How long after its end a response with `store: false` is kept: for its own readers, a repeated POST among them."""
@@ -276,9 +276,14 @@ async def _whole(request: Request, deps: Services, follower: Follower, chat_id: 
     finally:
         follower.close()
     if not has_ended:
-        message = "This replica ends before the response does; ask for it again."
-        headers = {"Retry-After": "1", **_headers(chat_id)}
-        raise ApiError(503, message, type_="server_error", code="interrupted", headers=headers)
+        raise ApiError(
+            503,
+            "This replica ends before the response is complete. Ask again with the same Idempotency-Key, or read the "
+            "chat that X-Chat-Id names.",
+            type_="server_error",
+            code="stream_interrupted",
+            headers={"Retry-After": "1", **_headers(chat_id)},
+        )
     async with within_patience():
         found = await _find(deps, chat_id)
     terminal = found.entries[-1]
@@ -312,7 +317,8 @@ def _answer(found: Found) -> Response:
 
 
 def _headers(chat_id: str) -> dict[str, str]:
-    return {"X-Chat-Id": chat_id}
+    """What every answer about a response says; SDKs show the second one."""
+    return {"X-Chat-Id": chat_id, "x-request-id": chat_id}
 
 
 def _head(record: Chat) -> Head:
