@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from harness.client import Client, Simulator
 from harness.openai_client import connecting_openai
+from harness.page import Shell, opened_shell
 from harness.polling import block_until
 from harness.processes import Process, free_port
 from harness.stack import Stack
@@ -185,3 +186,9 @@ async def simulator(upstream_url) -> AsyncIterator[Simulator]:
 def key() -> str:
     """A simulator key or idempotency key that is this test's own."""
     return uuid.uuid4().hex
+
+
+@pytest.fixture
+def shell(tmp_path) -> Iterator[Shell]:
+    """A bash in a folder of the test's own."""
+    yield from opened_shell(tmp_path)
