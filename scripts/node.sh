@@ -16,7 +16,7 @@ skip() {
 cmp -s package-lock.json "$stamp" && exit 0
 rm -f "$stamp"
 command -v node >/dev/null && command -v npm >/dev/null || skip "there is no node or no npm here"
-node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || skip "node $(node -v) is older than 20"
+node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' || skip "node $(node -v) is older than 18"
 echo "installing the Node packages of tests/sdk"
 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || skip "npm could not install them"
 cp package-lock.json "$stamp"

@@ -1,6 +1,5 @@
 """Clients of the official SDK, of both replicas of the shared stack."""
 
-import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -9,11 +8,9 @@ from openai import AsyncOpenAI, OpenAI
 
 
 @pytest.fixture(scope="session")
-def urls(request) -> list[str]:
+def urls(stack) -> list[str]:
     """What a user sets as `base_url`, for each replica."""
-    if url := os.environ.get("SDK_URL"):
-        return [f"{url}/v1"] * 2
-    return [f"{api.url}/v1" for api in request.getfixturevalue("stack").apis]
+    return [f"{api.url}/v1" for api in stack.apis]
 
 
 @pytest.fixture
