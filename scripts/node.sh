@@ -5,7 +5,7 @@ set -eu
 kind=${1:-wanted}
 cd "$(dirname "$0")/../tests/sdk/node"
 
-stamp=node_modules/installed # the lock file of a finished installation
+stamp=node_modules/.installed # the lock file of a finished installation
 
 skip() {
     [ "$kind" != required ] || { echo "$1" >&2 && exit 1; }

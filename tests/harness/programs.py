@@ -18,5 +18,5 @@ NEEDS_HAPROXY = pytest.mark.skipif(not HAPROXY, reason="deploys behind a real HA
 NODE_TESTS = Path(__file__).parents[1] / "sdk" / "node"
 
 NEEDS_NODE = pytest.mark.skipif(
-    not (NODE_TESTS / "node_modules" / "installed").exists(), reason="runs Node's SDKs, which scripts/node.sh installs"
+    not (NODE_TESTS / "node_modules" / ".installed").exists(), reason="runs Node's SDKs, which scripts/node.sh installs"
 )
