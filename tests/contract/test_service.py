@@ -31,6 +31,7 @@ async def test_openapi_names_every_route(api):
         ("get", "/v1/chats/{chat_id}"),
         ("get", "/v1/chats/{chat_id}/stream"),
         ("post", "/v1/chats/{chat_id}/cancel"),
+        ("post", "/v1/chat/completions"),
         ("post", "/v1/responses"),
         ("get", "/v1/responses/{response_id}"),
         ("delete", "/v1/responses/{response_id}"),
