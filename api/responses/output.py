@@ -55,7 +55,8 @@ class Item:
         """Take in the next text of the last part; type and members of the event that tells it."""
         part = self.parts[-1]
         part.texts.append(text)
-        members = {**self._place(), "delta": text}
+        members = self._place()
+        members["delta"] = text
         if part.kind == TEXT:
             part.logprobs += logprobs
             members["logprobs"] = [_brief(logprob) for logprob in logprobs]

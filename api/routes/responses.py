@@ -249,7 +249,7 @@ async def _find(deps: Services, chat_id: str) -> Found:
         raise _not_found(response_id_of(chat_id))
     chat, entries = found
     head = _head(chat)
-    fold = ResponseFold(head)
+    fold = ResponseFold(head, is_quiet=True)
     for entry in entries:
         fold.take(entry)
     return Found(chat, head, entries, fold)

@@ -344,6 +344,13 @@ def test_a_reader_that_comes_at_any_moment_sees_one_epoch_and_it_begins_with_cre
 
 
 @given(log=logs())
+def test_a_quiet_fold_comes_to_the_same_response(log):
+    quiet, (loud, _) = ResponseFold(head(), is_quiet=True), fold(head(), log)
+    assert not any(quiet.take(entry) for entry in log.entries)
+    assert quiet.response() == loud.response()
+
+
+@given(log=logs())
 def test_items_are_what_their_deltas_say(log):
     folding, events = fold(head(), log)
     begins = [position for position, event in enumerate(events) if event["type"] == "response.created"]
