@@ -15,7 +15,7 @@ whose response has the status `cancelled`.
 
 from typing import Any, NamedTuple
 
-from api.responses.output import REASONING, REFUSAL, TEXT, Call, Item, read_logprobs
+from api.responses.output import REASONING, REFUSAL, SUMMARY, TEXT, Call, Item, read_logprobs
 from api.responses.shape import Head, known_service_tier, response_error, response_usage
 from shared import json_text
 from shared.events import Entry, Json, Kind, first_choice
@@ -170,7 +170,7 @@ class ResponseFold:
 
     def _take_delta(self, delta: Json, logprobs: list[Json]) -> None:
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        self._add_text(reasoning, REASONING, [])
+        self._add_text(reasoning, SUMMARY if self._head.shows_summaries else REASONING, [])
         self._add_text(delta.get("content"), TEXT, logprobs)
         self._add_text(delta.get("refusal"), REFUSAL, [])
         calls = delta.get("tool_calls")
@@ -184,9 +184,9 @@ class ResponseFold:
             self._pending_logprobs = [] if text else logprobs
         if not isinstance(text, str) or not text:
             return
-        item = self._open
-        if item is None or item.is_reasoning != (kind == REASONING):
-            item = self._open_item(is_reasoning=kind == REASONING)
+        item, is_reasoning = self._open, kind in (REASONING, SUMMARY)
+        if item is None or item.is_reasoning != is_reasoning:
+            item = self._open_item(is_reasoning=is_reasoning)
         if not item.parts or item.parts[-1].kind != kind:
             self._open_part(item, kind)
         self._emit(*item.delta(text, logprobs))

@@ -121,9 +121,9 @@ class _Messages:
         only(item, ("type", "id", "summary", "content", "encrypted_content", "status"), param)
         if self._open is not None and not self._open.get("tool_calls"):
             self._close()
-        parts = optional(item, "content", list, param) or []
-        for index, part in enumerate(parts):
-            where = f"{path(param, 'content')}[{index}]"
+        name = "content" if optional(item, "content", list, param) else "summary"
+        for index, part in enumerate(optional(item, name, list, param) or []):
+            where = f"{path(param, name)}[{index}]"
             self._reasoning += required(expect(part, dict, where), "text", str, where)
 
 

@@ -247,13 +247,18 @@ class _Draft:
         effort = optional(reasoning, "effort", str, "reasoning")
         if effort is not None:
             self.parameters["reasoning_effort"] = effort
-        for name, accepted in (("summary", "auto"), ("generate_summary", "auto"), ("context", "auto")):
-            if optional(reasoning, name, str, "reasoning") not in (None, accepted):
-                reason = f"the upstream's reasoning comes as it is, if it shows any; {accepted!r} is accepted"
-                raise unsupported(f"reasoning.{name}", reason)
+        summary = optional(reasoning, "summary", str, "reasoning")
+        summary = summary or optional(reasoning, "generate_summary", str, "reasoning")
+        one_of(summary, ("auto", "concise", "detailed"), "reasoning.summary")
+        if summary == "concise":
+            raise unsupported(
+                "reasoning.summary", "nobody sums up; 'auto' and 'detailed' show the upstream's reasoning"
+            )
+        if optional(reasoning, "context", str, "reasoning") not in (None, "auto"):
+            raise unsupported("reasoning.context", "Chat Completions upstreams have effort alone")
         if optional(reasoning, "mode", str, "reasoning") not in (None, "standard"):
             raise unsupported("reasoning.mode", "Chat Completions upstreams have effort alone")
-        self.echo["reasoning"] = {"effort": effort, "summary": reasoning.get("summary")}
+        self.echo["reasoning"] = {"effort": effort, "summary": summary}
 
     def read_metadata(self) -> None:
         metadata = optional(self.body, "metadata", dict) or {}

@@ -63,6 +63,11 @@ class Head:
     def is_stored(self) -> bool:
         return bool(self.echo["store"])
 
+    @property
+    def shows_summaries(self) -> bool:
+        """The reasoning is told as its summary, because the client asked for one."""
+        return self.echo["reasoning"]["summary"] is not None
+
     def item_id(self, prefix: str, output_index: int) -> str:
         """The id of an item of the output, the same on every replica."""
         return f"{prefix}_{self.id.removeprefix(_RESPONSE)}_{output_index}"

@@ -94,6 +94,8 @@ def test_every_kind_of_event_that_can_occur_has_a_fixture():
         *("response.content_part.added", "response.content_part.done"),
         *(f"response.{kind}.{step}" for kind in ("output_text", "refusal") for step in ("delta", "done")),
         *("response.reasoning_text.delta", "response.reasoning_text.done"),
+        *("response.reasoning_summary_text.delta", "response.reasoning_summary_text.done"),
+        *("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"),
         *("response.function_call_arguments.delta", "response.function_call_arguments.done"),
     }
 
