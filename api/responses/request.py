@@ -4,6 +4,7 @@ Every parameter that OpenAI's API knows is here: supported, echoed without an ef
 its name. Nothing is ignored in silence; `docs/protocol.md` has the table.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,8 +110,8 @@ class ResponseRequest:
         return {"model": self.model, "messages": messages, **self.parameters, **streaming}
 
 
-def parse_request(body: Json, default_model: str) -> ResponseRequest:
-    """Check a posted body.
+def parse_request(body: Json, default_model: str, known: Mapping[str, Json] | None = None) -> ResponseRequest:
+    """Check a posted body; `known` are the items that its input refers to, by id.
 
     Raises:
         ApiError: 400 that names the parameter.
@@ -131,7 +132,7 @@ def parse_request(body: Json, default_model: str) -> ResponseRequest:
     draft.read_upstream()
     return ResponseRequest(
         model=_model(body) or default_model,
-        messages=_messages(body),
+        messages=_messages(body, known),
         parameters=draft.parameters,
         echo=draft.echo,
         stream=bool(optional(body, "stream", bool)),
@@ -146,12 +147,12 @@ def _model(body: Json) -> str | None:
     return model
 
 
-def _messages(body: Json) -> list[Json]:
+def _messages(body: Json, known: Mapping[str, Json] | None) -> list[Json]:
     if body.get("input") is None:
         if body.get("previous_response_id") is None:
             raise missing("input")
         return []
-    messages = messages_of(body["input"])
+    messages = messages_of(body["input"], known=known)
     if not messages and body.get("previous_response_id") is None:
         raise invalid("input", "must have at least one item with something to say")
     return messages

@@ -1,5 +1,6 @@
 """The response object, and what it is made of that does not come from the log."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -7,6 +8,8 @@ from shared import json_text
 from shared.events import Json
 
 _CHAT, _RESPONSE = "chat_", "resp_"
+
+_ITEM_ID = re.compile(r"[a-z]+_(?P<chat>[a-z2-7]{20})_[0-9]+")
 
 _ECHOED = (
     *("instructions", "max_output_tokens", "parallel_tool_calls", "previous_response_id", "prompt_cache_key"),
@@ -34,6 +37,12 @@ def chat_id_of(response_id: str) -> str | None:
     """The inverse; None for what can be no response's id."""
     suffix = response_id.removeprefix(_RESPONSE)
     return _CHAT + suffix if suffix != response_id else None
+
+
+def response_of(item_id: str) -> str | None:
+    """The id of the response that an item belongs to; None for what can be no item's."""
+    match = _ITEM_ID.fullmatch(item_id)
+    return _RESPONSE + match["chat"] if match else None
 
 
 @dataclass(frozen=True, slots=True)
