@@ -1,0 +1,218 @@
+"""The events of a response as chunks of a chat completion. Pure.
+
+Each event becomes no chunk, one, or at its end two. A chunk has two further members: `upstream_response_id`, and
+`upstream_sequence_number`, the event up to which everything is in the chunks so far, this one included. So whoever
+stored some of the chunks can have the rest: by the events that follow the last number, translated by a `Translator`
+that was given the chunks stored. (The chunk that begins a tool call also has `upstream_output_index`: the events of its
+arguments do not say which call of how many it is.)
+
+The shapes are those of `openai.types.responses` and of `openai.types.chat.ChatCompletionChunk`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+RESPONSE_ID = "upstream_response_id"
+SEQUENCE_NUMBER = "upstream_sequence_number"
+OUTPUT_INDEX = "upstream_output_index"
+
+_BEGINNINGS = ("response.created", "response.queued", "response.in_progress")
+_FINISH_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
+_TRANSIENT = ("server_error", "rate_limit_exceeded", "vector_store_timeout")
+
+
+class Failed(Exception):
+    """The response has failed, and nothing more will come of it; `body` is the upstream's own error object."""
+
+    def __init__(self, body: Json, *, is_final: bool) -> None:
+        super().__init__(body.get("message"))
+        self.body = body
+        self.is_final = is_final
+
+
+class Malformed(Exception):
+    """This is no event."""
+
+
+@dataclass(slots=True)
+class Translator:
+    """Translates one response's events, in order."""
+
+    response_id: str | None = None
+    seen: int = -1
+    """The number of the last event that is dealt with; -1 before the first."""
+
+    created: int = 0
+    model: str = ""
+    finish_reason: str | None = None
+    has_usage: bool = False
+    calls: dict[int, int] = field(default_factory=dict)
+    """By output index, which tool call it is."""
+
+    has_role: bool = False
+
+    @classmethod
+    def after(cls, response_id: str, chunks: Iterable[Json]) -> "Translator":
+        """One that goes on after `chunks`, which are all that there is of the response."""
+        translator = cls(response_id)
+        for chunk in chunks:
+            translator._note(chunk)
+        return translator
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of the answer is in the chunks."""
+        return self.finish_reason is not None and self.has_usage
+
+    def _note(self, chunk: Json) -> None:
+        self.created, self.model = chunk.get("created", 0), chunk.get("model", "")
+        self.seen = chunk[SEQUENCE_NUMBER]
+        self.has_role = True
+        self.has_usage |= "usage" in chunk
+        for choice in chunk["choices"]:
+            self.finish_reason = choice["finish_reason"] or self.finish_reason
+        if OUTPUT_INDEX in chunk:
+            self.calls[chunk[OUTPUT_INDEX]] = len(self.calls)
+
+    def translate(self, event: Json) -> list[Json]:
+        """The chunks of the next event; none of one that came already, from a server that sends everything anew.
+
+        Raises:
+            Failed: the response has.
+            Malformed: it lacks what such an event has.
+        """
+        try:
+            number = int(event.get("sequence_number", self.seen + 1))
+            if number <= self.seen and event["type"] != "error":
+                return []
+            self.seen = number
+            delta = self._delta(event)
+            return self._translate(event) if delta is None else [self._chunk(delta, _logprobs(event.get("logprobs")))]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise Malformed from error
+
+    def _delta(self, event: Json) -> Json | None:
+        """What an event adds to the message, if it does nothing else."""
+        match event["type"]:
+            case "response.output_text.delta":
+                return {"content": event["delta"]}
+            case "response.refusal.delta":
+                return {"refusal": event["delta"]}
+            case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
+                return {"reasoning_content": event["delta"]}
+            case "response.reasoning_summary_part.added" if event["summary_index"] > 0:
+                return {"reasoning_content": "\n\n"}
+            case "response.function_call_arguments.delta":
+                call = self.calls[event["output_index"]]
+                return {"tool_calls": [{"index": call, "function": {"arguments": event["delta"]}}]}
+            case "response.output_text.annotation.added" if event["annotation"].get("type") == "url_citation":
+                citation = {name: value for name, value in event["annotation"].items() if name != "type"}
+                return {"annotations": [{"type": "url_citation", "url_citation": citation}]}
+            case _:
+                return None
+
+    def _translate(self, event: Json) -> list[Json]:
+        match event["type"]:
+            case "response.created" | "response.queued" | "response.in_progress":
+                return self._begin(event["response"])
+            case "response.output_item.added" if event["item"]["type"] == "function_call":
+                return [self._begin_call(event["output_index"], event["item"])]
+            case "response.completed" | "response.incomplete":
+                return self._end(event["response"])
+            case "response.failed":
+                error = event["response"].get("error") or {}
+                raise Failed(error, is_final=(error.get("code") or _TRANSIENT[0]) not in _TRANSIENT)
+            case "response.cancelled":
+                raise Failed({"message": "The upstream's response was cancelled.", "code": "cancelled"}, is_final=True)
+            case "error":
+                body = event if event.get("message") else event.get("error") or {}
+                raise Failed(
+                    {name: value for name, value in body.items() if (name, value) != ("type", "error")},
+                    is_final=body.get("type") == "invalid_request_error",
+                )
+            case _:
+                return []
+
+    def _begin(self, response: Json) -> list[Json]:
+        if self.has_role:
+            return []
+        self.response_id, self.has_role = str(response["id"]), True
+        self.created, self.model = int(response.get("created_at") or 0), str(response.get("model") or "")
+        return [self._chunk({"role": "assistant", "content": ""})]
+
+    def _begin_call(self, output_index: int, item: Json) -> Json:
+        call = self.calls.setdefault(output_index, len(self.calls))
+        function = {"name": item["name"], "arguments": item.get("arguments") or ""}
+        begun = {"index": call, "id": item["call_id"], "type": "function", "function": function}
+        return {**self._chunk({"tool_calls": [begun]}), OUTPUT_INDEX: output_index}
+
+    def _end(self, response: Json) -> list[Json]:
+        """The chunk with the finish reason, unless it is there already, and the one with usage."""
+        chunks = []
+        if self.finish_reason is None:
+            details = response.get("incomplete_details") or {}
+            if response.get("status") == "incomplete":
+                self.finish_reason = _FINISH_REASONS.get(str(details.get("reason")), "length")
+            else:
+                self.finish_reason = "tool_calls" if self.calls else "stop"
+            # Not its own number: whoever has only this chunk still lacks the other.
+            finish = self._chunk({}, finish_reason=self.finish_reason)
+            chunks.append({**finish, SEQUENCE_NUMBER: self.seen - 1})
+        self.has_usage = True
+        usage = _usage(response.get("usage"))
+        return [*chunks, {**self._envelope(), "choices": [], "usage": usage}]
+
+    def _chunk(self, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        if logprobs is not None:
+            choice["logprobs"] = logprobs
+        return {**self._envelope(), "choices": [choice]}
+
+    def _envelope(self) -> Json:
+        return {
+            "id": self.response_id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+            RESPONSE_ID: self.response_id,
+            SEQUENCE_NUMBER: self.seen,
+        }
+
+
+def response_id_of(event: Json) -> str | None:
+    """The id that the first event tells; None for any other event."""
+    response = event.get("response")
+    if event.get("type") in _BEGINNINGS and isinstance(response, dict):
+        return str(response.get("id"))
+    return None
+
+
+def _logprobs(entries: Any) -> Json | None:
+    if not entries:
+        return None
+    return {
+        "content": [_logprob(e) | {"top_logprobs": list(map(_logprob, e.get("top_logprobs") or ()))} for e in entries],
+        "refusal": None,
+    }
+
+
+def _logprob(entry: Json) -> Json:
+    return {"token": entry["token"], "logprob": entry["logprob"], "bytes": entry.get("bytes")}
+
+
+def _usage(usage: Json | None) -> Json | None:
+    if usage is None:
+        return None
+    prompt, completion = usage["input_tokens"], usage["output_tokens"]
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": usage.get("total_tokens", prompt + completion),
+        "prompt_tokens_details": {"cached_tokens": (usage.get("input_tokens_details") or {}).get("cached_tokens", 0)},
+        "completion_tokens_details": {
+            "reasoning_tokens": (usage.get("output_tokens_details") or {}).get("reasoning_tokens", 0)
+        },
+    }
