@@ -11,41 +11,41 @@ import email.utils
 import math
 import random
 import re
-import ssl
 import time
-import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import aiohttp
-import truststore
-from yarl import URL
 
 from shared import json_text
+from shared.endpoint import Endpoint, open_session
 from shared.settings import Settings
 
-_SECRETS = re.compile(r"\b(?:sk|pk|rk)-[\w*.…-]{3,}|(?i:bearer)\s+\S+|(?<=://)[^/\s@]+@")
-_MAX_MESSAGE = 2000
-_SHORTEST_SECRET = 4
 _MAX_LINE = 33_554_432
 _MAX_ERROR_BODY = 1_048_576
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_CONNECT_TIMEOUT = 5.0
-_IDLE_CONNECTION = 5.0
 _MAX_BACKOFF = 8.0
 _MAX_RETRY_AFTER = 60.0
 _END_OF_BODY = 0.1
-_DEFAULT_URL = "https://api.openai.com/v1"
 
 
 class UpstreamError(Exception):
     """The upstream did not give a complete answer. But for `reason`, its texts may be the upstream's: see `redact`.
 
-    `is_final`: the same request would fail again, so no further attempt should be made.
+    `is_final`: the same request would fail again, so no further attempt should be made. `status` is the HTTP status
+    with which it refused, `retry_after` the seconds it asked for.
     """
 
     def __init__(
-        self, message: str, *, code: str | None, type_: str = "upstream_error", param: str | None = None, is_final: bool
+        self,
+        message: str,
+        *,
+        code: str | None,
+        type_: str = "upstream_error",
+        param: str | None = None,
+        is_final: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -54,9 +54,19 @@ class UpstreamError(Exception):
         self.type = type_
         self.param = param
         self.is_final = is_final
+        self.status = status
+        self.retry_after = retry_after
 
     @classmethod
-    def of(cls, body: Mapping[str, Any], default: str, *, is_final: bool) -> Self:
+    def of(
+        cls,
+        body: Mapping[str, Any],
+        default: str,
+        *,
+        is_final: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> Self:
         """Make one of an upstream's own `error` object, whatever shape it has."""
         message, type_, code, param = (body.get(name) for name in ("message", "type", "code", "param"))
         error = cls(
@@ -65,6 +75,8 @@ class UpstreamError(Exception):
             type_=type_ if isinstance(type_, str) else "upstream_error",
             param=param if isinstance(param, str) else None,
             is_final=is_final,
+            status=status,
+            retry_after=retry_after,
         )
         error.reason = "upstream_error"
         return error
@@ -107,18 +119,9 @@ class OpenAIUpstream:
     def __init__(self, settings: Settings) -> None:
         self._retries = settings.upstream_retries
         self._stall_timeout = settings.stall_timeout
-        self._url, self._headers = _endpoint(settings)
-        self._proxy, self._proxy_headers = _proxy(self._url)
-        if self._url.scheme == "http":  # which the proxy reads itself; else it gets only its own, with CONNECT
-            self._headers |= self._proxy_headers
-        # The headers are not the session's: it would send those to a proxy as well.
-        self._session = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT),
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_IDLE_CONNECTION, ssl=truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            ),
-        )
+        self._endpoint = Endpoint.of(settings)
+        self._url = self._endpoint.url("chat/completions")
+        self._session = open_session()
 
     async def close(self) -> None:
         """Close the connection pool."""
@@ -146,9 +149,9 @@ class OpenAIUpstream:
                     response = await self._session.post(
                         self._url,
                         data=request,
-                        headers=self._headers,
-                        proxy=self._proxy,
-                        proxy_headers=self._proxy_headers,
+                        headers=self._endpoint.headers,
+                        proxy=self._endpoint.proxy,
+                        proxy_headers=self._endpoint.proxy_headers,
                     )
                     if 200 <= response.status < 300:
                         return response
@@ -158,11 +161,12 @@ class OpenAIUpstream:
                     raise self._unreachable(failure) from None
                 pause = None
             else:
-                is_final = response.status not in (408, 429) and response.status < 500
+                status, pause = response.status, retry_after(response.headers.get("Retry-After"), time.time())
+                is_final = status not in (408, 429) and status < 500
                 if is_final or retry == self._retries:
                     # After our own retries it is final.
-                    raise UpstreamError.of(error, f"The upstream answered {response.status}.", is_final=True)
-                pause = retry_after(response.headers.get("Retry-After"), time.time())
+                    message = f"The upstream answered {status}."
+                    raise UpstreamError.of(error, message, is_final=True, status=status, retry_after=pause)
             await asyncio.sleep(backoff(retry) if pause is None else pause)
         raise AssertionError("unreachable")
 
@@ -175,46 +179,6 @@ class OpenAIUpstream:
         return UpstreamError(
             f"The upstream sent nothing for {self._stall_timeout:g} s.", code="upstream_stalled", is_final=False
         )
-
-
-def _endpoint(settings: Settings) -> tuple[URL, dict[str, str]]:
-    """Where requests go, and the headers of all of them; both as the OpenAI SDK has them."""
-    base = URL(settings.openai_base_url or _DEFAULT_URL)
-    # A server without authentication needs no key, but may insist on a header.
-    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-    headers = {
-        "Accept": "application/json",
-        "Content-Type": "application/json",
-        "User-Agent": "piropiro",
-        "Authorization": f"Bearer {key}",
-    }
-    if settings.openai_org_id:
-        headers["OpenAI-Organization"] = settings.openai_org_id
-    if settings.openai_project_id:
-        headers["OpenAI-Project"] = settings.openai_project_id
-    for line in (settings.openai_custom_headers or "").splitlines():
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.strip()] = value.strip()
-    if base.user is not None:
-        headers["Authorization"] = aiohttp.encode_basic_auth(base.user, base.password or "")
-    path = f"{base.raw_path.rstrip('/')}/chat/completions"
-    return base.with_user(None).with_path(path, encoded=True, keep_query=True), headers
-
-
-def _proxy(url: URL) -> tuple[URL | None, dict[str, str]]:
-    """The environment's proxy for the upstream, and what authenticates us there.
-
-    aiohttp would ask the environment anew for every request, in a thread, and look for a netrc file.
-    """
-    proxies = urllib.request.getproxies()
-    address = proxies.get(url.scheme) or proxies.get("all")
-    if address is None or urllib.request.proxy_bypass(url.authority):
-        return None, {}
-    proxy = URL(address if "://" in address else f"http://{address}")
-    if proxy.user is None:
-        return proxy, {}
-    return proxy.with_user(None), {"Proxy-Authorization": aiohttp.encode_basic_auth(proxy.user, proxy.password or "")}
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> Mapping[str, Any]:
@@ -407,21 +371,6 @@ class DataDecoder:
                     break
                 events.append(data)
         return events
-
-
-def secrets(settings: Settings) -> list[str]:
-    """What is known to the worker and to nobody else: the key, the address's password, the values of custom headers."""
-    custom = (line.partition(":")[2].strip() for line in (settings.openai_custom_headers or "").splitlines())
-    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
-    found = (key, URL(settings.openai_base_url or "").password or "", *custom)
-    return [secret for secret in found if len(secret) >= _SHORTEST_SECRET]
-
-
-def redact(text: str, *secrets: str) -> str:
-    """Make an upstream's text fit for a client: without a secret or what looks like one, and not too long."""
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return _SECRETS.sub("***", text)[:_MAX_MESSAGE]
 
 
 def backoff(retry: int) -> float:

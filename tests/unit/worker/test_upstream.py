@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.settings import Settings
-from worker.upstream import DataDecoder, UpstreamError, backoff, redact, retry_after, secrets
+from worker.upstream import DataDecoder, UpstreamError, backoff, retry_after
 
 DATA = st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), max_size=5)
 
@@ -40,33 +39,6 @@ def test_an_endless_line_is_an_error():
     decoder = DataDecoder()
     with pytest.raises(UpstreamError):
         decoder.feed(b"x" * 40_000_000)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("Incorrect API key provided: sk-abcDEF-123*4.", "Incorrect API key provided: ***"),
-        ("Authorization: Bearer abc.def rejected", "Authorization: *** rejected"),
-        ("at http://user:pass@host/v1", "at http://***host/v1"),
-        ("my-own-key was wrong", "*** was wrong"),
-        ("nothing secret", "nothing secret"),
-    ],
-)
-def test_secrets_are_redacted(text, shown):
-    assert redact(text, "my-own-key") == shown
-
-
-def test_all_that_only_the_worker_knows_is_secret():
-    settings = Settings(
-        openai_api_key="my-own-key",
-        openai_base_url="http://me:my-password@host/v1",
-        openai_custom_headers="a: value1\nb: x",
-    )
-    assert secrets(settings) == ["my-own-key", "my-password", "value1"]
-
-
-def test_a_long_message_is_shortened():
-    assert len(redact("x" * 10_000, "")) == 2000
 
 
 @pytest.mark.parametrize(
