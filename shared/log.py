@@ -134,12 +134,14 @@ local record, log, running, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local chat, token, worker, previous, reason, failed, forgotten, predecessor = unpack(ARGV)
 local top, terminal = top_of(log)
 if not top then return {'gone'} end
-if top == TERMINAL then return {'sealed', terminal} end
+local answer = redis.call('HGET', record, 'upstream') or ''
+if top == TERMINAL then return {'sealed', terminal, answer} end
 local fields = redis.call('HMGET', record,
   'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused', 'begun', 'promotion', 'job')
 local owner, attempt, on_worker_loss, model, request, refused, begun, promoted, job = unpack(fields)
 if not attempt then return {'gone'} end
-if owner == token and refused == token then return {'refused'} end
+if owner == token and refused == token then return {'refused', answer} end
+local goes_on = on_worker_loss == 'continue' or answer ~= ''
 if owner ~= token then
   local now_promoted = promotion()
   if forgotten ~= '' then
@@ -155,7 +157,7 @@ if owner ~= token then
   -- Entries that are neither 0-1 nor the beginning of an attempt are chunks.
   local has_chunks = redis.call('XLEN', log) > begun + 1
   local begin = 'S' .. cjson.encode({model = model, token = token})
-  if has_chunks and on_worker_loss ~= 'continue' then
+  if has_chunks and not goes_on then
     begin = 'R' .. cjson.encode({reason = reason, token = token})
   end
   redis.call('HSETNX', record, 'started', now_ms())
@@ -166,16 +168,18 @@ if owner ~= token then
   if has_chunks and on_worker_loss == 'fail' then
     -- The caller owns the chat, to seal it: no attempt begins.
     redis.call('HSET', record, 'refused', token)
-    return {'refused'}
+    return {'refused', answer}
   end
   begun = redis.call('HINCRBY', record, 'begun', 1)
   redis.call('HSET', record, 'attempt', attempt, 'promotion', now_promoted, 'predecessor', top)
   redis.call('XADD', log, attempt .. '-0', 'e', begin)
   publish(log, top, attempt .. '-0', {begin})
 end
-local continues = redis.call('XLEN', log) > begun + 1 and on_worker_loss == 'continue'
-local started, failures, before = unpack(redis.call('HMGET', record, 'started', 'failures', 'predecessor'))
-return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), request, continues and 1 or 0, before}
+local continues = redis.call('XLEN', log) > begun + 1 and goes_on
+local counted = redis.call('HMGET', record, 'started', 'failures', 'predecessor', 'lost')
+local started, failures, before, lost = unpack(counted)
+return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), request, continues and 1 or 0, before,
+  answer, tonumber(lost or 0)}
 """
 )
 
@@ -254,6 +258,19 @@ return {'sealed', value}
 """
 )
 
+# Which of the upstream's answers the chunks are, so that a later attempt can have the rest of it; or that it is lost.
+NOTE_ANSWER = """
+local record, token, answer = KEYS[1], ARGV[1], ARGV[2]
+if redis.call('HGET', record, 'token') ~= token then return 0 end
+if answer ~= '' then
+  redis.call('HSET', record, 'upstream', answer)
+else
+  redis.call('HINCRBY', record, 'lost', 1)
+  redis.call('HDEL', record, 'upstream')
+end
+return 1
+"""
+
 # Whoever reads the log is told of its end first. The idempotency key may be a later chat's by now, after a failover.
 DELETE = (
     LUA_PRELUDE
@@ -284,7 +301,8 @@ class Claimed:
 
     `elapsed_ms` is the time since the chat's first attempt began; `failures` counts the failed attempts before this;
     `continues` says that the chunks of earlier attempts stand, and that this one is to go on after them; `predecessor`
-    was the log's top before.
+    was the log's top before. `answer` is what the upstream calls the answer that an earlier attempt began, if this one
+    can have the rest of it (else empty); `lost` counts the answers that were begun and lost.
     """
 
     attempt: int
@@ -293,11 +311,18 @@ class Claimed:
     request: bytes
     continues: bool
     predecessor: EntryId
+    answer: str = ""
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No attempt begins, because chunks exist and the chat's choice is `fail`; the caller's token may seal it."""
+    """No attempt begins, because chunks exist and the chat's choice is `fail`; the caller's token may seal it.
+
+    `answer` is as in `Claimed`.
+    """
+
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,9 +339,13 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The log has ended with `terminal` (an entry's value), be it the caller's or another's."""
+    """The log has ended with `terminal` (an entry's value), be it the caller's or another's.
+
+    A claim is also told which `answer` of the upstream's was under way at last.
+    """
 
     terminal: bytes
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +399,7 @@ class ChatLog:
         self._seal = redis.register_script(SEAL)
         self._end_orphan = redis.register_script(END_ORPHAN)
         self._delete = redis.register_script(DELETE)
+        self._note_answer = redis.register_script(NOTE_ANSWER)
 
     async def claim(
         self,
@@ -414,12 +444,28 @@ class ChatLog:
         )
         match reply[0]:
             case b"claimed":
-                _, attempt, elapsed_ms, failures, request, continues, predecessor = reply
-                return Claimed(attempt, elapsed_ms, failures, request, bool(continues), EntryId.parse(predecessor))
+                _, attempt, elapsed_ms, failures, request, continues, before, answer, lost = reply
+                predecessor = EntryId.parse(before)
+                return Claimed(
+                    attempt, elapsed_ms, failures, request, bool(continues), predecessor, answer.decode(), lost
+                )
             case b"refused":
-                return Refused()
+                return Refused(reply[1].decode())
+            case b"sealed":
+                return Sealed(reply[1], reply[2].decode())
             case _:
                 return _refusal(reply)
+
+    async def note_answer(self, chat_id: str, answer: str, *, token: str) -> bool:
+        """Note what the upstream calls the answer that `token`'s attempt began; False if the chat is another's.
+
+        A later attempt has the rest of it, whatever the chat's choice is (but for `fail`).
+        """
+        return bool(await self._note_answer(keys=[keys.record(chat_id)], args=[token, answer]))
+
+    async def lose_answer(self, chat_id: str, *, token: str) -> bool:
+        """Note that nothing more can be had of the answer; False if the chat is another's."""
+        return bool(await self._note_answer(keys=[keys.record(chat_id)], args=[token, ""]))
 
     async def append(self, batches: Sequence[Batch]) -> list[AppendResult]:
         """Append each batch to its log, all in one round trip; atomic per batch, results in the same order.

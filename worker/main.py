@@ -21,7 +21,7 @@ from arq.connections import ArqRedis
 from shared import collector, keys
 from shared.chat import new_token
 from shared.connect import FAILURES, REPLY_TIMEOUT, connect
-from shared.log import ChatLog, Fenced
+from shared.log import ChatLog, Sealed
 from shared.queue import GENERATE, JobQueue, dump_job, load_job
 from shared.settings import InvalidSettings, Settings
 from shared.subscriber import Callbacks, Subscriber
@@ -33,6 +33,7 @@ from worker.doorbell import DoorbellWorker
 from worker.generate import Generator
 from worker.lease import Lease
 from worker.log_writer import LogWriter
+from worker.responses import ResponsesUpstream
 from worker.upstream import OpenAIUpstream, Upstream
 
 logger = logging.getLogger(__name__)
@@ -56,14 +57,19 @@ async def generate(ctx: dict[str, Any], chat_id: str) -> None:
     compactor.add(chat_id)
 
 
+def make_upstream(settings: Settings) -> Upstream:
+    """The upstream that the settings name; to be made inside the event loop."""
+    return ResponsesUpstream(settings) if settings.upstream == "responses" else OpenAIUpstream(settings)
+
+
 def arq_options(
-    settings: Settings, make_upstream: Callable[[Settings], Upstream], alive_file: Path | None = None
+    settings: Settings, make: Callable[[Settings], Upstream], alive_file: Path | None = None
 ) -> dict[str, Any]:
     """The options of arq's `Worker` for these settings; nothing is connected before its `on_startup`."""
     stack = AsyncExitStack()
 
     async def on_startup(ctx: dict[str, Any]) -> None:
-        parts = _running_parts(settings, make_upstream(settings), alive_file)
+        parts = _running_parts(settings, make(settings), alive_file)
         ctx["generator"], ctx["compactor"] = await stack.enter_async_context(parts)
         collector.calm()
 
@@ -121,7 +127,7 @@ async def _running_parts(
     def lose(chat_id: bytes) -> None:
         attempt = generator.running.get(chat_id.decode())
         if attempt is not None:
-            attempt.lose(Fenced())
+            attempt.lose(Sealed(b""))  # with what, does not matter to it
 
     subscriber = Subscriber(redis)
     subscriber.subscribe(keys.worker_channel(worker_id), Callbacks(subscribed=lambda: None, message=lose))
@@ -170,7 +176,7 @@ def run(settings: Settings, alive_file: Path | None = None) -> None:
         queue=JobQueue(connect(settings.redis_url, max_connections=4)),
         bell=bell,
         poll_delay=_POLL,
-        **arq_options(settings, OpenAIUpstream, alive_file),
+        **arq_options(settings, make_upstream, alive_file),
     )
     worker.run()
 
@@ -180,6 +186,6 @@ def __getattr__(name: str) -> dict[str, Any]:
     if name != "WorkerSettings":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return arq_options(Settings.from_env(), OpenAIUpstream)
+        return arq_options(Settings.from_env(), make_upstream)
     except InvalidSettings as error:
         sys.exit(str(error))

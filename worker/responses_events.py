@@ -9,13 +9,14 @@ arguments do not say which call of how many it is.)
 The shapes are those of `openai.types.responses` and of `openai.types.chat.ChatCompletionChunk`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.events import ANSWER_ID
+
 Json = dict[str, Any]
 
-RESPONSE_ID = "upstream_response_id"
 SEQUENCE_NUMBER = "upstream_sequence_number"
 OUTPUT_INDEX = "upstream_output_index"
 
@@ -25,12 +26,16 @@ _TRANSIENT = ("server_error", "rate_limit_exceeded", "vector_store_timeout")
 
 
 class Failed(Exception):
-    """The response has failed, and nothing more will come of it; `body` is the upstream's own error object."""
+    """Nothing more will come of the response; `body` is the upstream's own error object.
 
-    def __init__(self, body: Json, *, is_final: bool) -> None:
+    `is_final`: another would fare the same. `has_ended`: it is generated no longer.
+    """
+
+    def __init__(self, body: Json, *, is_final: bool, has_ended: bool = True) -> None:
         super().__init__(body.get("message"))
         self.body = body
         self.is_final = is_final
+        self.has_ended = has_ended
 
 
 class Malformed(Exception):
@@ -55,7 +60,7 @@ class Translator:
     has_role: bool = False
 
     @classmethod
-    def after(cls, response_id: str, chunks: Iterable[Json]) -> "Translator":
+    def after(cls, response_id: str, chunks: Iterable[Mapping[str, Any]]) -> "Translator":
         """One that goes on after `chunks`, which are all that there is of the response."""
         translator = cls(response_id)
         for chunk in chunks:
@@ -67,7 +72,7 @@ class Translator:
         """Whether all of the answer is in the chunks."""
         return self.finish_reason is not None and self.has_usage
 
-    def _note(self, chunk: Json) -> None:
+    def _note(self, chunk: Mapping[str, Any]) -> None:
         self.created, self.model = chunk.get("created", 0), chunk.get("model", "")
         self.seen = chunk[SEQUENCE_NUMBER]
         self.has_role = True
@@ -132,6 +137,7 @@ class Translator:
                 raise Failed(
                     {name: value for name, value in body.items() if (name, value) != ("type", "error")},
                     is_final=body.get("type") == "invalid_request_error",
+                    has_ended=False,
                 )
             case _:
                 return []
@@ -177,7 +183,7 @@ class Translator:
             "object": "chat.completion.chunk",
             "created": self.created,
             "model": self.model,
-            RESPONSE_ID: self.response_id,
+            ANSWER_ID: self.response_id,
             SEQUENCE_NUMBER: self.seen,
         }
 
