@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _UNKNOWN = (400, 404, 410)
 """What a server answers that has forgotten a response, or its events: OpenAI says 400 when it is 5 minutes old."""
 
+_NOT_FOUND = 404
+
 _FAREWELL = 5.0
 """Seconds that it may take to cancel a response."""
 
@@ -60,9 +62,12 @@ class ResponsesUpstream:
         try:
             await self._pass_on(_resumption(chat, translator), sink, translator)
         except UpstreamError as error:
-            if error.status in _UNKNOWN:
-                error.is_final, error.is_lost = False, True
-            raise
+            if error.status not in _UNKNOWN:
+                raise
+            if error.status != _NOT_FOUND:
+                self.abandon(generation.id)
+            message = "The upstream cannot go on with its answer."
+            raise UpstreamError(message, code="upstream_lost", is_final=False, is_lost=True) from None
 
     async def _pass_on(self, request: UpstreamRequest, sink: Sink, translator: Translator) -> None:
         try:
