@@ -152,8 +152,8 @@ def _check_creation(evidence: Evidence) -> Iterator[_Problem]:
         attempts = max((_parse(id_)[0] for id_, value in evidence.entries if value[:1] in (b"S", b"R")), default=0)
         if evidence.requests is not None and evidence.requests > attempts * (1 + UPSTREAM_RETRIES):
             yield Column.TWICE, f"{evidence.requests} requests to the upstream in {attempts} attempts"
-    if evidence.responses is not None and evidence.responses > 1 and _goes_on(evidence):
-        yield Column.TWICE, f"the upstream began {evidence.responses} answers"
+        if evidence.responses is not None and evidence.responses > 1 and _goes_on(evidence):
+            yield Column.TWICE, f"the upstream began {evidence.responses} answers"
 
 
 def _goes_on(evidence: Evidence) -> bool:

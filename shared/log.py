@@ -103,12 +103,20 @@ local function publish(log, predecessor, first, values)
     predecessor .. ' ' .. first .. ' ' .. table.concat(lengths, ',') .. '\\n' .. table.concat(values))
 end
 
+-- Note that the upstream is to stop an answer: its chat has ended without it.
+local function abandon(answer)
+  redis.call('ZADD', 'piropiro:abandoned', now_ms(), answer)
+  redis.call('PEXPIRE', 'piropiro:abandoned', 3600000)
+end
+
 -- What follows from the terminal entry `value`. The record's idempotency key lives as long as the record, and is known
--- only from it; so is a retention of the chat's own.
+-- only from it; so is a retention of the chat's own, and what the upstream calls its answer.
 local function conclude(record, log, running, waiting, chat, value, retention)
   local attempt = redis.call('HGET', record, 'attempt')
   if attempt then
     redis.call('HSET', record, 'status', STATUS[string.sub(value, 1, 1)], 'finished', now_ms())
+    local answer = string.sub(value, 1, 1) ~= 'D' and redis.call('HGET', record, 'upstream')
+    if answer then abandon(answer) end
   end
   retention = redis.call('HGET', record, 'retention') or retention
   redis.call('PEXPIRE', log, retention)
@@ -134,14 +142,13 @@ local record, log, running, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local chat, token, worker, previous, reason, failed, forgotten, predecessor = unpack(ARGV)
 local top, terminal = top_of(log)
 if not top then return {'gone'} end
-local answer = redis.call('HGET', record, 'upstream') or ''
-if top == TERMINAL then return {'sealed', terminal, answer} end
+if top == TERMINAL then return {'sealed', terminal} end
 local fields = redis.call('HMGET', record,
-  'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused', 'begun', 'promotion', 'job')
-local owner, attempt, on_worker_loss, model, request, refused, begun, promoted, job = unpack(fields)
+  'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused', 'begun', 'promotion', 'job', 'upstream')
+local owner, attempt, on_worker_loss, model, request, refused, begun, promoted, job, answer = unpack(fields)
 if not attempt then return {'gone'} end
-if owner == token and refused == token then return {'refused', answer} end
-local goes_on = on_worker_loss == 'continue' or answer ~= ''
+if owner == token and refused == token then return {'refused'} end
+local goes_on = on_worker_loss == 'continue' or answer
 if owner ~= token then
   local now_promoted = promotion()
   if forgotten ~= '' then
@@ -168,7 +175,7 @@ if owner ~= token then
   if has_chunks and on_worker_loss == 'fail' then
     -- The caller owns the chat, to seal it: no attempt begins.
     redis.call('HSET', record, 'refused', token)
-    return {'refused', answer}
+    return {'refused'}
   end
   begun = redis.call('HINCRBY', record, 'begun', 1)
   redis.call('HSET', record, 'attempt', attempt, 'promotion', now_promoted, 'predecessor', top)
@@ -179,7 +186,7 @@ local continues = redis.call('XLEN', log) > begun + 1 and goes_on
 local counted = redis.call('HMGET', record, 'started', 'failures', 'predecessor', 'lost')
 local started, failures, before, lost = unpack(counted)
 return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), request, continues and 1 or 0, before,
-  answer, tonumber(lost or 0)}
+  answer or '', tonumber(lost or 0)}
 """
 )
 
@@ -259,9 +266,16 @@ return {'sealed', value}
 )
 
 # Which of the upstream's answers the chunks are, so that a later attempt can have the rest of it; or that it is lost.
-NOTE_ANSWER = """
+NOTE_ANSWER = (
+    LUA_PRELUDE
+    + """
 local record, token, answer = KEYS[1], ARGV[1], ARGV[2]
-if redis.call('HGET', record, 'token') ~= token then return 0 end
+local owner, status = unpack(redis.call('HMGET', record, 'token', 'status'))
+if owner ~= token then return 0 end
+if status ~= 'running' then
+  if answer ~= '' then abandon(answer) end
+  return 0
+end
 if answer ~= '' then
   redis.call('HSET', record, 'upstream', answer)
 else
@@ -270,6 +284,7 @@ else
 end
 return 1
 """
+)
 
 # Whoever reads the log is told of its end first. The idempotency key may be a later chat's by now, after a failover.
 DELETE = (
@@ -317,12 +332,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No attempt begins, because chunks exist and the chat's choice is `fail`; the caller's token may seal it.
-
-    `answer` is as in `Claimed`.
-    """
-
-    answer: str = ""
+    """No attempt begins, because chunks exist and the chat's choice is `fail`; the caller's token may seal it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,13 +349,9 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The log has ended with `terminal` (an entry's value), be it the caller's or another's.
-
-    A claim is also told which `answer` of the upstream's was under way at last.
-    """
+    """The log has ended with `terminal` (an entry's value), be it the caller's or another's."""
 
     terminal: bytes
-    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,22 +456,26 @@ class ChatLog:
                     attempt, elapsed_ms, failures, request, bool(continues), predecessor, answer.decode(), lost
                 )
             case b"refused":
-                return Refused(reply[1].decode())
-            case b"sealed":
-                return Sealed(reply[1], reply[2].decode())
+                return Refused()
             case _:
                 return _refusal(reply)
 
     async def note_answer(self, chat_id: str, answer: str, *, token: str) -> bool:
-        """Note what the upstream calls the answer that `token`'s attempt began; False if the chat is another's.
+        """Note what the upstream calls the answer that `token`'s attempt began; False if the chat is not its any more.
 
-        A later attempt has the rest of it, whatever the chat's choice is (but for `fail`).
+        A later attempt has the rest of it, whatever the chat's choice is (but for `fail`). If the chat has ended, the
+        answer is to be stopped.
         """
         return bool(await self._note_answer(keys=[keys.record(chat_id)], args=[token, answer]))
 
     async def lose_answer(self, chat_id: str, *, token: str) -> bool:
-        """Note that nothing more can be had of the answer; False if the chat is another's."""
+        """Note that nothing more can be had of the answer; False if the chat is not `token`'s any more."""
         return bool(await self._note_answer(keys=[keys.record(chat_id)], args=[token, ""]))
+
+    async def take_abandoned(self, count: int) -> list[str]:
+        """Take over up to so many of the upstream's answers that go on though their chats have ended, to stop them."""
+        found = await self._redis.zpopmin(keys.ABANDONED, count)
+        return [answer.decode() for answer, _ in found]
 
     async def append(self, batches: Sequence[Batch]) -> list[AppendResult]:
         """Append each batch to its log, all in one round trip; atomic per batch, results in the same order.

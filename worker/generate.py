@@ -185,7 +185,6 @@ class Generator:
         except Exception:
             logger.exception("chat %s failed unexpectedly", chat_id)
             await self._seal(turn, _UNEXPECTED)
-            self._abandon(turn)
 
     async def _take_turns(self, turn: "_Turn") -> None:
         """Claim the chat and attempt it, again and again until it is settled.
@@ -204,19 +203,11 @@ class Generator:
             failure, pause = failed, backoff(claim.failures)
             if asyncio.get_running_loop().time() + pause > turn.deadline:
                 await self._seal(turn, _timed_out(self._settings.job_timeout))
-                self._abandon(turn)
                 return
             await asyncio.sleep(pause)
             claim = await self._claim(turn, reason=failure.reason, failed=True)
-        match claim:
-            case Refused(answer):
-                await self._seal(turn, self._encode_error(failure))
-                turn.answer = answer
-                self._abandon(turn)
-            case Sealed(terminal, answer) if terminal[:1] != Kind.DONE.value:
-                # It was ended between two attempts, when nobody was there who could have had the upstream stop.
-                turn.answer = answer
-                self._abandon(turn)
+        if isinstance(claim, Refused):
+            await self._seal(turn, self._encode_error(failure))
 
     async def _claim(
         self, turn: "_Turn", *, reason: str, failed: bool = False
@@ -237,12 +228,6 @@ class Generator:
     async def _seal(self, turn: "_Turn", terminal: bytes) -> None:
         await _insist(lambda: self._log.seal(turn.chat_id, terminal, only_token=turn.token))
 
-    def _abandon(self, turn: "_Turn") -> None:
-        """Have the upstream stop what it generates for a chat that has ended without it."""
-        if turn.answer:
-            self._upstream.abandon(turn.answer)
-            turn.answer = ""
-
     async def _attempt(self, turn: "_Turn", claim: Claimed) -> UpstreamError | None:
         """Run one attempt; the failure it ended with if there is to be another, None if the chat is settled.
 
@@ -262,19 +247,17 @@ class Generator:
         try:
             return await self._generate(log, claim, turn)
         except LogLost:
-            pass
+            return None
         except asyncio.CancelledError:
             if not log.is_lost:
                 await _flush_briefly(log)
                 raise
             task.uncancel()
+            return None
         finally:
             log.close()
             if self._running.get(turn.chat_id) is log:  # else it is a later turn's, of the same chat
                 del self._running[turn.chat_id]
-        if log.is_settled:
-            self._abandon(turn)
-        return None
 
     async def _generate(self, log: AttemptLog, claim: Claimed, turn: "_Turn") -> UpstreamError | None:
         """Stream the answer into the log and seal it, unless it failed in a way that allows another attempt.
@@ -288,9 +271,8 @@ class Generator:
         except UpstreamError as failure:
             if failure.is_lost:
                 turn.answer = ""
+                await self._insist_own(lambda: self._log.lose_answer(turn.chat_id, token=turn.token))
             if not failure.is_final and claim.failures + 1 < self._settings.max_attempts:
-                if failure.is_lost:
-                    await self._insist_own(lambda: self._log.lose_answer(turn.chat_id, token=turn.token))
                 await log.flushed()
                 return failure
             await log.seal(self._encode_error(failure))
@@ -298,7 +280,6 @@ class Generator:
             if not limit.expired():
                 raise
             await log.seal(_timed_out(self._settings.job_timeout))
-        self._abandon(turn)
         return None
 
     async def _stream(self, log: AttemptLog, claim: Claimed, turn: "_Turn") -> None:
@@ -325,7 +306,6 @@ class Generator:
             raise UpstreamError(
                 "The upstream's answer ended without a finish_reason.", code="upstream_truncated", is_final=False
             )
-        turn.answer = ""
         await log.seal(events.done(answer.finish_reason, answer.usage))
 
     async def _insist_own(self, call: Callable[[], Awaitable[bool]]) -> None:
@@ -402,7 +382,7 @@ class _Turn:
     chat_id: str
     deadline: float
     answer: str = ""
-    """What the upstream calls the answer that it may be generating just now; empty if it says nothing of the kind."""
+    """What the upstream calls the answer that the attempt is about; empty if it cannot go on with one."""
 
     tokens: list[str] = field(default_factory=list)
     """The latest first. While a claim is under way, either of two may be the record's."""

@@ -79,11 +79,6 @@ class AttemptLog:
         return self._end is not None and not (isinstance(self._end, Sealed) and self._end.terminal == self._terminal)
 
     @property
-    def is_settled(self) -> bool:
-        """The log has ended, or is gone; not only another's."""
-        return isinstance(self._end, Sealed | Gone)
-
-    @property
     def is_full(self) -> bool:
         """So much is not stored yet that the caller should await `room` before it appends more."""
         return self._pending_bytes > _PENDING_BYTES or len(self._values) - self._stored > _PENDING_VALUES

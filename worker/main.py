@@ -21,7 +21,7 @@ from arq.connections import ArqRedis
 from shared import collector, keys
 from shared.chat import new_token
 from shared.connect import FAILURES, REPLY_TIMEOUT, connect
-from shared.log import ChatLog, Sealed
+from shared.log import ChatLog, Fenced
 from shared.queue import GENERATE, JobQueue, dump_job, load_job
 from shared.settings import InvalidSettings, Settings
 from shared.subscriber import Callbacks, Subscriber
@@ -34,6 +34,7 @@ from worker.generate import Generator
 from worker.lease import Lease
 from worker.log_writer import LogWriter
 from worker.responses import ResponsesUpstream
+from worker.stopper import Stopper
 from worker.upstream import OpenAIUpstream, Upstream
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ async def _running_parts(
     def lose(chat_id: bytes) -> None:
         attempt = generator.running.get(chat_id.decode())
         if attempt is not None:
-            attempt.lose(Sealed(b""))  # with what, does not matter to it
+            attempt.lose(Fenced())
 
     subscriber = Subscriber(redis)
     subscriber.subscribe(keys.worker_channel(worker_id), Callbacks(subscribed=lambda: None, message=lose))
@@ -137,6 +138,7 @@ async def _running_parts(
             writer.run(),
             compactor.run(),
             subscriber.run(),
+            *([Stopper(log, upstream).run()] if settings.upstream == "responses" else []),
             lease.run(),
             Sweep(redis, log, queue_timeout=settings.queue_timeout, job_timeout=settings.job_timeout).run(),
             *([show_life(alive_file, lease, settings.job_timeout)] if alive_file else []),

@@ -21,10 +21,14 @@ from worker.upstream import Generation, Sink, UpstreamClient, UpstreamError, Ups
 
 logger = logging.getLogger(__name__)
 
-_UNKNOWN = (400, 404, 410)
-"""What a server answers that has forgotten a response, or its events: OpenAI says 400 when it is 5 minutes old."""
+_NO_STREAM = (400, 410)
+"""What a server answers that has a response, but not its events any more: OpenAI says 400 when it is 5 minutes old."""
 
 _NOT_FOUND = 404
+_POLL = 1.0
+
+_PATIENCE = 1.5
+"""Seconds that a cancelled attempt waits for the id of a response that it has asked for."""
 
 _FAREWELL = 5.0
 """Seconds that it may take to cancel a response."""
@@ -54,33 +58,65 @@ class ResponsesUpstream:
         """See `Upstream.stream`."""
         chat: dict[str, Any] = json_text.loads(request)
         if generation.id is None:
-            await self._pass_on(_creation(chat, generation.key), sink, Translator())
+            await self._begin(_creation(chat, generation.key), sink)
             return
         translator = Translator.after(generation.id, generation.chunks)
         if translator.is_over:
             return
         try:
-            await self._pass_on(_resumption(chat, translator), sink, translator)
+            await self._pass_on(_resumption(chat, translator), _Translation(sink, translator))
         except UpstreamError as error:
-            if error.status not in _UNKNOWN:
+            if error.status in _NO_STREAM:
+                await self._wait_for_rest(translator, sink)
+            elif error.status == _NOT_FOUND:
+                raise _lost() from None
+            else:
                 raise
-            if error.status != _NOT_FOUND:
-                self.abandon(generation.id)
-            message = "The upstream cannot go on with its answer."
-            raise UpstreamError(message, code="upstream_lost", is_final=False, is_lost=True) from None
 
-    async def _pass_on(self, request: UpstreamRequest, sink: Sink, translator: Translator) -> None:
+    async def _begin(self, request: UpstreamRequest, sink: Sink) -> None:
+        """Pass a new response on. If that is cancelled before its id is noted, note that first, within a moment.
+
+        Else nobody could go on with it or stop it.
+        """
+        translation = _Translation(sink, Translator())
+        passing = asyncio.create_task(self._pass_on(request, translation))
         try:
-            await self._client.stream(request, _Translation(sink, translator))
+            await asyncio.shield(passing)
+        except asyncio.CancelledError:
+            await asyncio.wait((passing, translation.is_noted), timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            raise
+        finally:
+            passing.cancel()
+            await asyncio.gather(passing, return_exceptions=True)
+
+    async def _wait_for_rest(self, translator: Translator, sink: Sink) -> None:
+        """Have the rest of a response as a whole, when it is complete, because it can no longer be streamed."""
+        request = UpstreamRequest("GET", _path(translator.response_id or ""))
+        try:
+            response = await self._client.fetch(request)
+            while response.get("status") in ("queued", "in_progress"):
+                await asyncio.sleep(_POLL)
+                response = await self._client.fetch(request)
+            chunk = translator.conclude(response)
         except Failed as failure:
-            if not failure.has_ended and translator.response_id is not None:
-                self.abandon(translator.response_id)
-            message = "The upstream's response failed."
-            raise UpstreamError.of(failure.body, message, is_final=failure.is_final, is_lost=True) from None
+            raise _failed(failure) from None
         except Malformed:
-            raise UpstreamError(
-                "The upstream sent a malformed event.", code="upstream_garbage", is_final=False
-            ) from None
+            raise _malformed() from None
+        except UpstreamError as error:
+            if error.status in (*_NO_STREAM, _NOT_FOUND):
+                raise _lost() from None
+            raise
+        sink.take([json_text.dumps(chunk)])
+
+    async def _pass_on(self, request: UpstreamRequest, translation: "_Translation") -> None:
+        try:
+            await self._client.stream(request, translation)
+        except Failed as failure:
+            if not failure.has_ended and translation.response_id is not None:
+                self.abandon(translation.response_id)
+            raise _failed(failure) from None
+        except Malformed:
+            raise _malformed() from None
 
     def abandon(self, answer_id: str) -> None:
         """See `Upstream.abandon`."""
@@ -103,12 +139,21 @@ class _Translation:
     def __init__(self, sink: Sink, translator: Translator) -> None:
         self._sink = sink
         self._translator = translator
+        self.is_noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the response's id is noted."""
+
         self._begun: str | None = None
         self._waiting: Sequence[bytes] = ()
         """What came with the first event, or after it, and waits until its id is noted."""
 
+    @property
+    def response_id(self) -> str | None:
+        return self._translator.response_id
+
     async def begin(self, answer_id: str) -> None:
+        """See `Sink.begin`."""
         await self._sink.begin(answer_id)
+        self.is_noted.set_result(None)
 
     def take(self, chunks: Sequence[bytes]) -> bool:
         """See `Sink.take`; here they are events.
@@ -134,11 +179,25 @@ class _Translation:
     async def room(self) -> None:
         """See `Sink.room`."""
         if self._begun is not None:
-            await self._sink.begin(self._begun)
+            await self.begin(self._begun)
             waiting, self._begun, self._waiting = self._waiting, None, ()
             if self.take(waiting):
                 return
         await self._sink.room()
+
+
+def _failed(failure: Failed) -> UpstreamError:
+    message = "The upstream's response failed."
+    return UpstreamError.of(failure.body, message, is_final=failure.is_final, is_lost=True)
+
+
+def _lost() -> UpstreamError:
+    message = "The upstream cannot go on with its answer."
+    return UpstreamError(message, code="upstream_lost", is_final=False, is_lost=True)
+
+
+def _malformed() -> UpstreamError:
+    return UpstreamError("The upstream sent a malformed event.", code="upstream_garbage", is_final=False)
 
 
 def _creation(chat: dict[str, Any], key: str) -> UpstreamRequest:

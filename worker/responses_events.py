@@ -9,6 +9,7 @@ arguments do not say which call of how many it is.)
 The shapes are those of `openai.types.responses` and of `openai.types.chat.ChatCompletionChunk`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,11 @@ class Translator:
     """By output index, which tool call it is."""
 
     has_role: bool = False
+    said: Counter[str] = field(default_factory=Counter)
+    """How many characters of each member of the message are in the chunks."""
+
+    arguments: Counter[int] = field(default_factory=Counter)
+    """The same of each tool call's arguments."""
 
     @classmethod
     def after(cls, response_id: str, chunks: Iterable[Mapping[str, Any]]) -> "Translator":
@@ -79,6 +85,11 @@ class Translator:
         self.has_usage |= "usage" in chunk
         for choice in chunk["choices"]:
             self.finish_reason = choice["finish_reason"] or self.finish_reason
+            for name, value in choice["delta"].items():
+                if name == "tool_calls":
+                    self.arguments.update({call["index"]: len(call["function"]["arguments"]) for call in value})
+                elif isinstance(value, str):
+                    self.said[name] += len(value)
         if OUTPUT_INDEX in chunk:
             self.calls[chunk[OUTPUT_INDEX]] = len(self.calls)
 
@@ -142,6 +153,40 @@ class Translator:
             case _:
                 return []
 
+    def conclude(self, response: Mapping[str, Any]) -> Json:
+        """All that is missing of a response that has ended, in one chunk: there is no number for a part of it.
+
+        Raises:
+            Failed: the response has.
+            Malformed: it is none.
+        """
+        try:
+            return self._conclude(response)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise Malformed from error
+
+    def _conclude(self, response: Mapping[str, Any]) -> Json:
+        if response["status"] not in ("completed", "incomplete"):
+            error = response.get("error") or {"message": "The upstream's response was cancelled.", "code": "cancelled"}
+            raise Failed(error, is_final=error.get("code") not in _TRANSIENT)
+        delta: Json = {} if self.has_role else {"role": "assistant"}
+        self.response_id, self.created, self.model = response["id"], int(response["created_at"]), response["model"]
+        for name, whole in _message_of(response["output"]).items():
+            if rest := whole[self.said[name] :]:
+                delta[name] = rest
+        if calls := [call for call in map(self._rest_of_call, *_calls_of(response["output"])) if call is not None]:
+            delta["tool_calls"] = calls
+        chunk = self._chunk(delta, finish_reason=self.finish_reason or self._reason(response))
+        self.finish_reason, self.has_usage = chunk["choices"][0]["finish_reason"], True
+        return {**chunk, "usage": _usage(response.get("usage"))}
+
+    def _rest_of_call(self, output_index: int, item: Json) -> Json | None:
+        if output_index not in self.calls:
+            return self._call(output_index, item)
+        index = self.calls[output_index]
+        rest = item["arguments"][self.arguments[index] :]
+        return {"index": index, "function": {"arguments": rest}} if rest else None
+
     def _begin(self, response: Json) -> list[Json]:
         if self.has_role:
             return []
@@ -150,26 +195,30 @@ class Translator:
         return [self._chunk({"role": "assistant", "content": ""})]
 
     def _begin_call(self, output_index: int, item: Json) -> Json:
-        call = self.calls.setdefault(output_index, len(self.calls))
+        return {**self._chunk({"tool_calls": [self._call(output_index, item)]}), OUTPUT_INDEX: output_index}
+
+    def _call(self, output_index: int, item: Json) -> Json:
+        index = self.calls.setdefault(output_index, len(self.calls))
         function = {"name": item["name"], "arguments": item.get("arguments") or ""}
-        begun = {"index": call, "id": item["call_id"], "type": "function", "function": function}
-        return {**self._chunk({"tool_calls": [begun]}), OUTPUT_INDEX: output_index}
+        return {"index": index, "id": item["call_id"], "type": "function", "function": function}
 
     def _end(self, response: Json) -> list[Json]:
         """The chunk with the finish reason, unless it is there already, and the one with usage."""
         chunks = []
         if self.finish_reason is None:
-            details = response.get("incomplete_details") or {}
-            if response.get("status") == "incomplete":
-                self.finish_reason = _FINISH_REASONS.get(str(details.get("reason")), "length")
-            else:
-                self.finish_reason = "tool_calls" if self.calls else "stop"
+            self.finish_reason = self._reason(response)
             # Not its own number: whoever has only this chunk still lacks the other.
             finish = self._chunk({}, finish_reason=self.finish_reason)
             chunks.append({**finish, SEQUENCE_NUMBER: self.seen - 1})
         self.has_usage = True
         usage = _usage(response.get("usage"))
         return [*chunks, {**self._envelope(), "choices": [], "usage": usage}]
+
+    def _reason(self, response: Mapping[str, Any]) -> str:
+        details = response.get("incomplete_details") or {}
+        if response.get("status") == "incomplete":
+            return _FINISH_REASONS.get(str(details.get("reason")), "length")
+        return "tool_calls" if self.calls else "stop"
 
     def _chunk(self, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -194,6 +243,25 @@ def response_id_of(event: Json) -> str | None:
     if event.get("type") in _BEGINNINGS and isinstance(response, dict):
         return str(response.get("id"))
     return None
+
+
+def _message_of(output: list[Json]) -> Json:
+    """The texts of a whole output, by the member of a message that they are in."""
+    said = {"reasoning_content": "", "content": "", "refusal": ""}
+    for item in output:
+        if item["type"] == "reasoning":
+            summary = "\n\n".join(part["text"] for part in item.get("summary") or ())
+            said["reasoning_content"] += summary or "".join(part["text"] for part in item.get("content") or ())
+        for part in item["content"] if item["type"] == "message" else ():
+            said["content"] += part.get("text") or ""
+            said["refusal"] += part.get("refusal") or ""
+    return said
+
+
+def _calls_of(output: list[Json]) -> tuple[list[int], list[Json]]:
+    """The tool calls of a whole output, and which of its items they are."""
+    calls = [(index, item) for index, item in enumerate(output) if item["type"] == "function_call"]
+    return [index for index, _ in calls], [item for _, item in calls]
 
 
 def _logprobs(entries: Any) -> Json | None:

@@ -230,12 +230,45 @@ async def test_a_cancelled_chats_response_is_cancelled(api, simulator, key):
     assert (await simulator.response(key))["deltas"] < 60
 
 
-async def test_a_chat_cancelled_between_attempts_has_its_response_cancelled(relay, api, simulator, key):
+async def test_a_chat_cancelled_before_its_response_had_an_id_has_it_cancelled(api, simulator, key):
+    fault = {"kind": "slow_headers", "seconds": 0.5}
+    chat = await api.create(slow(key, interval=0.5, fault=fault))
+    await wait_until(lambda: simulator.running(key))
+    await api.cancel(chat["id"])
+
+    async def is_cancelled():
+        return (await simulator.response(key))["cancelled_at"]
+
+    await wait_until(is_cancelled)
+
+
+async def test_an_answer_that_can_no_longer_be_streamed_is_waited_for(relay, api, simulator, key):
+    calls = [{"name": "f", "arguments": {"a": TEXT}}, {"name": "g", "arguments": {"b": TEXT}}]
+    script = {"deltas": DELTAS, "reasoning": "hm, well", "tool_calls": calls, "streamable": 0.5, "interval": 0.01}
+    async with api.posting(body({"key": key, "ttft": 0.1, **script}), form="json") as reading:
+        await reading.until(has(45))
+        (doomed,) = relay.workers
+        relay.start_worker()
+        relay.kill_worker(doomed)
+        await reading.rest()
+    assert progress(reading) == ["started", "started", "done"]
+    assert json_text_of(reading.events) == TEXT
+    found = [(name, json.loads(arguments)) for name, arguments in tool_calls_of(reading)]
+    assert found == [("f", {"a": TEXT}), ("g", {"b": TEXT})]
+    assert reading.events[-1].json["finish_reason"] == "tool_calls"
+    assert len(await simulator.responses(key)) == 1
+
+
+@pytest.mark.parametrize("end", ["drained", "killed"])
+async def test_a_chat_cancelled_between_attempts_has_its_response_cancelled(relay, api, simulator, key, end):
     async with api.posting(slow(key, interval=0.2), form="json") as reading:
         await reading.until(has(3))
         (leaving,) = relay.workers
-        assert await leaving.terminate(within=6) == 0
-        await api.chat_when(reading.chat_id, "queued")
+        if end == "killed":
+            leaving.kill()
+        else:
+            assert await leaving.terminate(within=6) == 0
+            await api.chat_when(reading.chat_id, "queued")
         await api.cancel(reading.chat_id)
     relay.start_worker()
 
