@@ -1,17 +1,19 @@
 """The API process: composition and lifespan of one replica."""
 
 import asyncio
+import functools
 import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from api.errors import install_handlers
-from api.routes import chats, health
+from api.routes import chats, completions, health, models
 from api.routes.page import page_router
 from api.services import Services
 from api.stream import HoldStreams
@@ -23,6 +25,9 @@ from shared.queue import JobQueue
 from shared.settings import InvalidSettings, Settings
 from shared.subscriber import Subscriber
 from shared.sweep import Sweep
+
+if TYPE_CHECKING:
+    from api.passthrough import Passthrough
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +43,10 @@ def create_app(settings: Settings) -> FastAPI:
         redis = connect(settings.redis_url)
         log, queue, subscriber = ChatLog(redis, settings.retention), JobQueue(redis), Subscriber(redis)
         tails = Tails(log, queue, subscriber)
-        leaving = asyncio.Event()
-        app.state.services = Services(settings, log, queue, tails, leaving)
+        leaving, opened = asyncio.Event(), AsyncExitStack()
+        app.state.services = Services(
+            settings, log, queue, tails, leaving, functools.cache(lambda: _open_passthrough(settings, opened))
+        )
         background = [
             asyncio.create_task(part)
             for part in (
@@ -60,17 +67,29 @@ def create_app(settings: Settings) -> FastAPI:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await opened.aclose()
             await redis.aclose()
 
     app = FastAPI(
         title="Piropiro", description=_DESCRIPTION, version="0.1.0", lifespan=lifespan, redirect_slashes=False
     )
     app.include_router(chats.router)
+    app.include_router(completions.router)
+    app.include_router(models.router)
     app.include_router(health.router)
     app.include_router(page_router())
     install_handlers(app)
     app.add_middleware(HoldStreams)
     return app
+
+
+def _open_passthrough(settings: Settings, opened: AsyncExitStack) -> "Passthrough":
+    """Make it, and have `opened` close it."""
+    from api.passthrough import Passthrough  # noqa: PLC0415  # aiohttp takes 6 MB, and few replicas are ever asked
+
+    passthrough = Passthrough.of(settings)
+    opened.push_async_callback(passthrough.close)
+    return passthrough
 
 
 def _stop_if_failed(task: asyncio.Task[None]) -> None:

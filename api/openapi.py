@@ -108,13 +108,32 @@ _BODY: dict[str, Any] = {
     }
 }
 
+_COMPLETION_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["messages"],
+    "additionalProperties": True,
+    "description": "A Chat Completions request; unknown members pass to the upstream unchanged.",
+    "properties": {
+        "messages": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["role"]}},
+        "model": {"type": "string", "description": "Default: the server's PIROPIRO_MODEL"},
+        "n": {"type": "integer", "minimum": 1, "maximum": 128},
+        "stream": {"type": "boolean"},
+        "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}},
+    },
+}
+
+_EXAMPLE_BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "やっほ"}]}
+
 _MEANINGS = {
     400: "Malformed or invalid; `param` names the field",
     404: "Unknown or expired chat",
+    409: "The chat was cancelled",
     410: "The cursor names no entry of the log (`cursor_lost`)",
     413: "The body is larger than PIROPIRO_MAX_BODY",
     422: "The Idempotency-Key was used with another body",
     429: "The queue is full; see Retry-After",
+    502: "The upstream failed, after the retries; or it refused this server's own key",
+    504: "The upstream or the queue took too long",
     503: "Redis is not reachable; see Retry-After",
 }
 
@@ -157,6 +176,40 @@ CREATE: dict[str, Any] = {
     "status_code": 202,
     "openapi_extra": _BODY,
     "responses": {**_chat(202, "Created, or found by its idempotency key"), **_errors(400, 413, 422, 429, 503)},
+}
+_COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "As OpenAI's: a `chat.completion`, or with `stream: true` Server-Sent Events, each a "
+        "`chat.completion.chunk`, then `data: [DONE]`. Once it has begun, a stream that fails ends with "
+        '`data: {"error": {…}}` instead.',
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+        "headers": {
+            "X-Chat-Id": {"schema": {"type": "string"}, "description": "The chat, for `/v1/chats/{id}`"},
+            "x-request-id": {"schema": {"type": "string"}, "description": "The same"},
+        },
+    }
+}
+
+COMPLETIONS: dict[str, Any] = {
+    **_STREAMED,
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _COMPLETION_SCHEMA, "example": _EXAMPLE_BODY}},
+        }
+    },
+    "responses": {**_COMPLETION_ANSWER, **_errors(400, 404, 409, 413, 422, 429, 502, 503, 504)},
+}
+
+MODELS: dict[str, Any] = {
+    **_PLAIN,
+    "responses": {
+        200: {"description": "What the upstream says", "content": {"application/json": {"schema": {"type": "object"}}}},
+        **_errors(404, 429, 502, 504),
+    },
 }
 READ: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat"), **_errors(404, 503)}}
 STREAM: dict[str, Any] = {**_STREAMED, "responses": {**_STREAM_ANSWER, **_errors(400, 404, 410, 503)}}

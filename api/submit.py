@@ -27,8 +27,17 @@ class Options:
     on_disconnect: str | None = None
 
 
-def new_chat(body: bytes, options: Options, default_model: str, surface: Surface = Surface.NATIVE) -> NewChat:
-    """Check a posted Chat Completions body and its headers.
+def new_chat(body: bytes, options: Options, default_model: str) -> NewChat:
+    """The native chat that a posted body asks for.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    return compose_chat(parse_object(body), options, default_model, Surface.NATIVE)
+
+
+def compose_chat(parsed: dict[str, Any], options: Options, default_model: str, surface: Surface) -> NewChat:
+    """Check a Chat Completions body and its headers.
 
     The upstream's request is the client's body with `model`, `stream` and `stream_options.include_usage` set;
     everything else passes unchanged.
@@ -36,7 +45,6 @@ def new_chat(body: bytes, options: Options, default_model: str, surface: Surface
     Raises:
         ApiError: 400 that names the field.
     """
-    parsed = parse_object(body)
     is_native = surface is Surface.NATIVE
     _check(parsed, most_choices=1 if is_native else _MAX_CHOICES)
     asked = parsed.get("stream_options") or {}

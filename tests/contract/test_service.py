@@ -31,6 +31,9 @@ async def test_openapi_names_every_route(api):
         ("get", "/v1/chats/{chat_id}"),
         ("get", "/v1/chats/{chat_id}/stream"),
         ("post", "/v1/chats/{chat_id}/cancel"),
+        ("post", "/v1/chat/completions"),
+        ("get", "/v1/models"),
+        ("get", "/v1/models/{model}"),
         ("get", "/healthz"),
         ("get", "/readyz"),
     }
