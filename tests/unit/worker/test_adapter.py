@@ -13,8 +13,9 @@ from pydantic import SecretStr
 
 from shared.settings import Settings
 from worker import upstream
-from worker.upstream import OpenAIUpstream, UpstreamError
+from worker.upstream import Generation, OpenAIUpstream, UpstreamError
 
+GENERATION = Generation("key")
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n%b\r\n"
 END = b"0\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
@@ -115,7 +116,7 @@ async def adapter(url, **settings):
 async def ask(url, sink=None, **settings):
     sink = sink or Sink()
     async with adapter(url, **settings) as upstream_:
-        await upstream_.stream(b'{"x":1}', sink)
+        await upstream_.stream(b'{"x":1}', sink, GENERATION)
     return sink.chunks
 
 
@@ -152,7 +153,7 @@ async def test_a_connection_is_used_again_after_done():
     async with running(late, ANSWER) as server, adapter(server.url) as upstream_:
         for _ in range(3):
             sink = Sink()
-            await upstream_.stream(b"{}", sink)
+            await upstream_.stream(b"{}", sink, GENERATION)
             assert sink.chunks == [b"1", b"2"]
     assert server.connections == 1
 
@@ -161,9 +162,9 @@ async def test_a_job_that_is_late_to_notice_its_end_takes_the_connection_from_no
     slow = [CHUNKED % b"" + piece(b"data: 1\n\n"), 0.1, piece(b"data: 2\n\n" + DONE) + END]
     async with running(ANSWER, slow) as server, adapter(server.url) as upstream_:
         full, sink = Sink(size=1), Sink()
-        late = asyncio.create_task(upstream_.stream(b"{}", full))
+        late = asyncio.create_task(upstream_.stream(b"{}", full, GENERATION))
         await wait_until(lambda: full.chunks)  # its answer is there as a whole, and the connection free again
-        next_ = asyncio.create_task(upstream_.stream(b"{}", sink))
+        next_ = asyncio.create_task(upstream_.stream(b"{}", sink, GENERATION))
         await wait_until(lambda: sink.chunks)
         full.more.set()
         await late
@@ -230,9 +231,9 @@ async def test_silence_is_a_stall_and_slow_bytes_are_none():
         running([CHUNKED % b"", *comments, piece(DONE), END], [CHUNKED % b"", piece(b"data: 1\n\n"), 9]) as server,
         adapter(server.url, stall_timeout=0.25) as upstream_,
     ):
-        await upstream_.stream(b"{}", Sink())
+        await upstream_.stream(b"{}", Sink(), GENERATION)
         with pytest.raises(UpstreamError) as raised:
-            await upstream_.stream(b"{}", Sink())
+            await upstream_.stream(b"{}", Sink(), GENERATION)
     assert raised.value.code == "upstream_stalled"
     assert not raised.value.is_final
 
@@ -248,7 +249,7 @@ async def test_headers_that_do_not_come_are_a_stall_after_the_retries():
 async def test_cancelling_closes_the_connection_at_once():
     async with running([CHUNKED % b"", piece(b"data: 1\n\n"), 9]) as server, adapter(server.url) as upstream_:
         sink = Sink()
-        asking = asyncio.create_task(upstream_.stream(b"{}", sink))
+        asking = asyncio.create_task(upstream_.stream(b"{}", sink, GENERATION))
         while not sink.chunks:
             await asyncio.sleep(0.01)
         asking.cancel()
@@ -266,7 +267,7 @@ async def test_an_error_of_the_sink_ends_the_stream_and_closes_the_connection():
 
     async with running([CHUNKED % b"", piece(b"data: 1\n\n"), 9]) as server, adapter(server.url) as upstream_:
         with pytest.raises(ZeroDivisionError):
-            await upstream_.stream(b"{}", Broken())
+            await upstream_.stream(b"{}", Broken(), GENERATION)
         await asyncio.wait_for(server.closed.wait(), 1)
 
 
@@ -308,7 +309,7 @@ async def test_cookies_are_not_kept():
     with_cookie = CHUNKED % b"Set-Cookie: a=b\r\n" + piece(DONE) + END
     async with running(with_cookie) as server, adapter(server.url) as upstream_:
         for _ in range(2):
-            await upstream_.stream(b"{}", Sink())
+            await upstream_.stream(b"{}", Sink(), GENERATION)
     assert "cookie" not in server.requests[1][0].lower()
 
 

@@ -35,7 +35,7 @@ class FakeUpstream:
         self.requests = []
         self.open = 0
 
-    async def stream(self, request, sink):
+    async def stream(self, request, sink, generation):
         self.requests.append(json_text.loads(request))
         self.open += 1
         try:
@@ -48,6 +48,9 @@ class FakeUpstream:
                     await sink.room()
         finally:
             self.open -= 1
+
+    def abandon(self, answer_id):
+        pass
 
     async def close(self):
         pass
