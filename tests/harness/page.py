@@ -19,10 +19,14 @@ class Block:
     output: str | None
 
 
-def blocks(page: Path, *languages: str) -> list[Block]:
-    """The page's blocks in these languages."""
+def blocks(page: Path, *languages: str, section: str = "") -> list[Block]:
+    """The page's blocks in these languages; only those of the `section` with that heading, if one is named."""
+    text = page.read_text()
+    if section:
+        text = re.split(r"^## ", text.partition(f"\n## {section}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+        assert text, f"{page} has no section {section}"
     pattern = rf"^```({'|'.join(languages)})\n(.*?)^```\n(?:\n```output\n(.*?)^```\n)?"
-    return [Block(*found) for found in re.findall(pattern, page.read_text(), re.DOTALL | re.MULTILINE)]
+    return [Block(*found) for found in re.findall(pattern, text, re.DOTALL | re.MULTILINE)]
 
 
 def on_this_machine(code: str, addresses: Mapping[str, str]) -> str:
