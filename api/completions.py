@@ -15,6 +15,7 @@ from shared.events import ChunkDecoder, Entry, Json, Kind, choices_of, index_of
 
 DONE = b"data: [DONE]\n\n"
 
+_TEXT_CHUNK = Kind.TEXT_CHUNK.value
 _OURS = frozenset({"upstream_response_id", "upstream_sequence_number"})
 _HEAD = ("id", "created", "model")
 _WHOLE = frozenset({"role", "id", "type"})
@@ -56,11 +57,15 @@ class CompletionStream:
         self._head = Json()
         self._named = set[int]()
         self._has_answered = False
+        self._templated = -1
+        self._before = self._after = b""
 
     def frame(self, entry: Entry) -> bytes:
         """Encode an entry as an event; empty if it has nothing to show."""
         if self.is_over or entry.id <= self._since:
             return b""
+        if entry.value[:1] == _TEXT_CHUNK:
+            return self._text_chunk(entry)
         if entry.is_chunk:
             return self._chunk(entry.id.attempt, self._decoder.decode(entry))
         match entry.kind:
@@ -83,6 +88,20 @@ class CompletionStream:
     def _fail(self, error: Json) -> bytes:
         self.is_over = True
         return b"data: %b\n\n" % json_text.dumps({"error": error})
+
+    def _text_chunk(self, entry: Entry) -> bytes:
+        """Nearly all chunks: within an attempt, their frames differ in their text alone."""
+        attempt, text = entry.id.attempt, json_text.dumps(entry.value[1:].decode())
+        if attempt == self._templated:
+            self._has_answered = self._has_answered or len(entry.value) > 1
+            return self._before + text + self._after
+        framed = self._chunk(attempt, self._decoder.decode(entry))
+        delta = b'"delta":{"content":%b}' % text
+        if framed.count(delta) == 1:  # and not inside a string, which would have its quotes escaped
+            self._templated = attempt
+            before, _, after = framed.partition(delta)
+            self._before, self._after = before + b'"delta":{"content":', b"}" + after
+        return framed
 
     def _chunk(self, attempt: int, chunk: Json) -> bytes:
         choices = choices_of(chunk)

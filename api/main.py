@@ -1,17 +1,19 @@
 """The API process: composition and lifespan of one replica."""
 
 import asyncio
+import importlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from api.errors import install_handlers
-from api.routes import chats, completions, health, responses
+from api.routes import chats, completions, health, models, responses
 from api.routes.page import page_router
 from api.services import Services
 from api.stream import HoldStreams
@@ -23,6 +25,9 @@ from shared.queue import JobQueue
 from shared.settings import InvalidSettings, Settings
 from shared.subscriber import Subscriber
 from shared.sweep import Sweep
+
+if TYPE_CHECKING:
+    from api.passthrough import Passthrough
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
         redis = connect(settings.redis_url)
         log, queue, subscriber = ChatLog(redis, settings.retention), JobQueue(redis), Subscriber(redis)
         tails = Tails(log, queue, subscriber)
-        leaving = asyncio.Event()
-        app.state.services = Services(settings, log, queue, tails, leaving)
+        leaving, opened = asyncio.Event(), AsyncExitStack()
+        app.state.services = Services(settings, log, queue, tails, leaving, _late_passthrough(settings, opened))
         background = [
             asyncio.create_task(part)
             for part in (
@@ -60,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await opened.aclose()
             await redis.aclose()
 
     app = FastAPI(
@@ -67,12 +73,32 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(chats.router)
     app.include_router(completions.router)
+    app.include_router(models.router)
     app.include_router(responses.router)
     app.include_router(health.router)
     app.include_router(page_router())
     install_handlers(app)
     app.add_middleware(HoldStreams)
     return app
+
+
+def _late_passthrough(settings: Settings, opened: AsyncExitStack) -> "Callable[[], Awaitable[Passthrough]]":
+    """What makes one, when it is first asked for, and has `opened` close it.
+
+    Few replicas are ever asked, and aiohttp takes 6 MB and a quarter of a second, for which no stream shall stand
+    still.
+    """
+    lock, made = asyncio.Lock(), list["Passthrough"]()
+
+    async def passthrough() -> "Passthrough":
+        async with lock:
+            if not made:
+                module = await asyncio.to_thread(importlib.import_module, "api.passthrough")
+                made.append(module.Passthrough.of(settings))
+                opened.push_async_callback(made[0].close)
+        return made[0]
+
+    return passthrough
 
 
 def _stop_if_failed(task: asyncio.Task[None]) -> None:

@@ -204,6 +204,13 @@ COMPLETIONS: dict[str, Any] = {
     "responses": {**_COMPLETION_ANSWER, **_errors(400, 404, 409, 413, 422, 429, 502, 503, 504)},
 }
 
+MODELS: dict[str, Any] = {
+    **_PLAIN,
+    "responses": {
+        200: {"description": "What the upstream says", "content": {"application/json": {"schema": {"type": "object"}}}},
+        **_errors(404, 429, 502, 504),
+    },
+}
 READ: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat"), **_errors(404, 503)}}
 STREAM: dict[str, Any] = {**_STREAMED, "responses": {**_STREAM_ANSWER, **_errors(400, 404, 410, 503)}}
 CANCEL: dict[str, Any] = {**_PLAIN, "responses": {**_chat(200, "The chat as it ended"), **_errors(404, 503)}}

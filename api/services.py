@@ -1,8 +1,9 @@
 """What the routes work with: made once by `api.main`, handed to each request."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
@@ -10,6 +11,9 @@ from api.tail import Tails
 from shared.log import ChatLog
 from shared.queue import JobQueue
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from api.passthrough import Passthrough
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,8 @@ class Services:
     tails: Tails
     leaving: asyncio.Event
     """Set when the replica was told to end and serves on a little."""
+    passthrough: "Callable[[], Awaitable[Passthrough]]"
+    """The way to the upstream, made when it is first asked for."""
 
 
 async def services(request: Request) -> Services:

@@ -6,12 +6,13 @@ from api.main import create_app
 from cli import logs
 from cli.preflight import check_redis, read_settings
 from cli.serving import open_listeners, serve
+from cli.upstream import with_upstream
 
 
-def run(host: str, port: int, inherited: Sequence[int]) -> None:
+def run(host: str, port: int, inherited: Sequence[int], simulator: str | None) -> None:
     """Serve until SIGINT or SIGTERM."""
     logs.configure()
-    settings = read_settings()
+    settings = with_upstream(read_settings(), simulator)
     listeners = open_listeners(host, port, inherited)
     check_redis(settings)
     serve(create_app(settings), host, listeners)

@@ -27,6 +27,10 @@ app = typer.Typer(
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every address of this machine.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
 Inherited = Annotated[list[int] | None, typer.Option("--fd", hidden=True)]  # `up` binds the sockets for its processes
+Simulator = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Upstream to use when neither OPENAI_API_KEY nor OPENAI_BASE_URL is set."),
+]
 
 
 def main() -> None:
@@ -63,20 +67,17 @@ def up(
 
 
 @app.command()
-def api(*, host: Host = "127.0.0.1", port: Port = 8000, fd: Inherited = None) -> None:
-    """Run one API replica against REDIS_URL."""
+def api(*, host: Host = "127.0.0.1", port: Port = 8000, fd: Inherited = None, simulator: Simulator = None) -> None:
+    """Run one API replica against REDIS_URL; it asks the upstream for nothing but /v1/models."""
     from cli.api import run  # noqa: PLC0415 - see the module's docstring
 
-    run(host, port, fd or [])
+    run(host, port, fd or [], simulator)
 
 
 @app.command()
 def worker(
     *,
-    simulator: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Upstream to use when neither OPENAI_API_KEY nor OPENAI_BASE_URL is set."),
-    ] = None,
+    simulator: Simulator = None,
     alive_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File to touch every second while the worker is well, for a healthcheck."),

@@ -6,6 +6,7 @@ these, and one that arrives while all are down waits for the next.
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import os
 import signal
@@ -105,9 +106,7 @@ class Up:
             await self._start_server(self.server)
         say(f"starting {self.options.workers} worker(s) and {self.options.api} API process(es)")
         self.stack.start(*(self._worker(f"worker-{i}", upstream) for i in range(1, self.options.workers + 1)))
-        self.stack.start(
-            *(self._http_server(f"api-{i}", "api", self.doors.of_replica(i)) for i in range(1, self.options.api + 1))
-        )
+        self.stack.start(*(self._api(i, upstream) for i in range(1, self.options.api + 1)))
         for door in self.doors.alone or [self.doors.shared]:
             name = "the API" if door is self.doors.shared else f"the API on port {port_of(door)}"
             await wait_for_answer(name, self.options.host, port_of(door), get("/readyz"), HTTP_OK, READY_WITHIN)
@@ -126,7 +125,7 @@ class Up:
         await wait_for_answer("the embedded server", "127.0.0.1", port, PING, PONG, READY_WITHIN)
 
     def _start_simulator(self, door: socket.socket) -> dict[str, str]:
-        """Start it; return the environment that makes a worker use it."""
+        """Start it; return the environment that makes others use it."""
         url = http_url("127.0.0.1", port_of(door))
         say(f"starting the simulator on {url}, as there is no OPENAI_API_KEY")
         self.stack.start(self._http_server("simulator", "simulator", [door]))
@@ -135,6 +134,10 @@ class Up:
     def _http_server(self, name: str, command: str, doors: Sequence[socket.socket]) -> Program:
         options = [part for door in doors for part in ("--fd", str(door.fileno()))]
         return Program(name, [*PIROPIRO, command, *options], self._env_of(name), HTTP_GRACE, doors)
+
+    def _api(self, number: int, upstream: Mapping[str, str]) -> Program:
+        program = self._http_server(f"api-{number}", "api", self.doors.of_replica(number))
+        return dataclasses.replace(program, env={**program.env, **upstream})
 
     def _worker(self, name: str, upstream: Mapping[str, str]) -> Program:
         grace = GRACE + float(self.env["PIROPIRO_DRAIN"])

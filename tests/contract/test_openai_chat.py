@@ -417,3 +417,28 @@ async def test_a_client_that_leaves_stops_nothing_otherwise(sdk, api, simulator,
     await asyncio.gather(asking, return_exceptions=True)
     chat_id = stack.server.client.hget(keys.idempotency(key), "chat").decode()
     assert (await api.chat_when(chat_id, "done"))["text"] == "a" * 10
+
+
+async def test_models_are_the_upstreams(sdk, direct):
+    ours, theirs = [[model async for model in client.models.list()] for client in (sdk, direct)]
+    assert ours
+    assert ours == theirs
+    assert await sdk.models.retrieve("simulator") == await direct.models.retrieve("simulator")
+
+
+@pytest.mark.parametrize("model", ["missing", "some/model:free", "大阪"])
+async def test_an_unknown_model_cannot_be_retrieved(sdk, model):
+    with pytest.raises(openai.NotFoundError) as caught:
+        await sdk.models.retrieve(model)
+    assert model in caught.value.body["message"]
+
+
+@pytest.mark.parametrize("path", ["..", "../chats", "a/../../chats", "%2e%2e/x", "."])
+async def test_nothing_beside_the_models_can_be_asked_for(stack, path):
+    reader, writer = await asyncio.open_connection("127.0.0.1", stack.apis[0].port)
+    writer.write(f"GET /v1/models/{path} HTTP/1.0\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert b" 404 " in answer.splitlines()[0]
+    assert b"model_not_found" in answer

@@ -37,6 +37,8 @@ async def test_openapi_names_every_route(api):
         ("delete", "/v1/responses/{response_id}"),
         ("post", "/v1/responses/{response_id}/cancel"),
         ("get", "/v1/responses/{response_id}/input_items"),
+        ("get", "/v1/models"),
+        ("get", "/v1/models/{model}"),
         ("get", "/healthz"),
         ("get", "/readyz"),
     }

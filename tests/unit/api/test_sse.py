@@ -121,3 +121,9 @@ def test_a_place_in_the_queue_has_no_id():
 def test_a_keep_alive_dispatches_nothing():
     assert parse(KEEP_ALIVE + b"") == []
     assert KEEP_ALIVE == b": keep-alive\n"
+
+
+@pytest.mark.parametrize("format_", Format)
+def test_what_the_upstream_said_beside_its_error_is_not_shown(format_):
+    told = frame(CHAT, Entry(TERMINAL, events.error("no", "t", "c", status=429, retry_after=1)), format_)
+    assert told == frame(CHAT, Entry(TERMINAL, events.error("no", "t", "c")), format_)

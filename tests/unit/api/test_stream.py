@@ -1,6 +1,7 @@
 """A stream's response under a real uvicorn, with followers that are fakes."""
 
 import asyncio
+import contextlib
 import socket
 from contextlib import asynccontextmanager
 
@@ -178,3 +179,49 @@ async def test_a_client_that_leaves_with_a_request_pipelined_leaves_nothing_behi
             await wait_until(lambda: server.server_state.tasks)
         await wait_until(lambda: follower.is_over)
         await wait_until(lambda: not server.server_state.tasks)
+
+
+async def read_all(port):
+    """What a client gets until the connection or the response ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+    received = await reader.read()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return received
+
+
+async def test_a_stream_ends_with_its_followers_last_words():
+    follower = FakeFollower(b"frame", 2)
+    follower.parting = b"last"
+    async with serving(follower) as (_, port):
+        received = await read_all(port)
+    assert received.endswith(b"5\r\nframe\r\n5\r\nframe\r\n4\r\nlast\r\n0\r\n\r\n")
+
+
+async def test_a_stream_without_last_words_is_cut():
+    follower = FakeFollower(b"frame", 2)
+    follower.parting = None
+    async with serving(follower) as (_, port):
+        try:
+            received = await read_all(port)
+        except ConnectionResetError:
+            received = b""
+        assert not received.endswith(b"0\r\n\r\n")
+        await wait_until(lambda: follower.is_over)
+
+
+async def test_a_stream_begins_with_its_prefix_and_has_the_headers_it_was_given():
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    await StreamResponse(FakeFollower(b"frame", 0), {"X-Other": "a"}, 60, 60, b"first")({}, receive, send)
+    assert sent[0]["headers"] == [(b"x-other", b"a")]
+    assert sent[1]["body"] == b"first"

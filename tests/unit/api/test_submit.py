@@ -1,9 +1,9 @@
 import pytest
 
 from api.errors import ApiError
-from api.submit import Options, new_chat
+from api.submit import Options, compose_chat, new_chat
 from shared import json_text
-from shared.chat import OnDisconnect, OnWorkerLoss
+from shared.chat import OnDisconnect, OnWorkerLoss, Surface
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -89,3 +89,27 @@ def test_the_fingerprint_is_that_of_the_parsed_body():
     c = submit('{"x":2,"messages":[{"content":"や","role":"user"}]}'.encode())
     assert a.fingerprint == b.fingerprint != c.fingerprint
     assert a.id != b.id
+
+
+def completion(**fields):
+    return compose_chat({**HELLO, **fields}, Options(), "default-model", Surface.COMPLETIONS)
+
+
+def test_a_completion_may_have_several_choices_and_always_asks_for_usage():
+    chat = completion(n=3, stream=False, stream_options={"include_usage": False, "y": 1})
+    request = json_text.loads(chat.request)
+    assert chat.surface is Surface.COMPLETIONS
+    assert (request["n"], request["stream"]) == (3, True)
+    assert request["stream_options"] == {"include_usage": True, "y": 1}
+
+
+@pytest.mark.parametrize("n", [0, 129, "2", True, 1.0])
+def test_a_completion_has_so_many_choices_at_most(n):
+    with pytest.raises(ApiError) as caught:
+        completion(n=n)
+    assert caught.value.param == "n"
+
+
+def test_the_same_body_on_another_surface_is_another_request():
+    assert completion().fingerprint != submit(HELLO).fingerprint
+    assert completion(n=1, x=2).fingerprint == completion(x=2, n=1).fingerprint

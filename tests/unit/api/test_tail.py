@@ -511,3 +511,93 @@ class Reader:
     async def leave(self):
         self.follower.close()
         await self.task
+
+
+class Counting:
+    """An encoder with a state: it notes each entry and frames its number, until it has had enough."""
+
+    is_shared = False
+    shows_places = False
+
+    def __init__(self, limit=10**9):
+        self.entries, self.limit = [], limit
+
+    @property
+    def is_over(self):
+        return len(self.entries) >= self.limit
+
+    def frame(self, entry):
+        if self.is_over:
+            return b""
+        self.entries.append(entry)
+        return b"%d " % len(self.entries)
+
+    def interrupted(self):
+        return b"interrupted"
+
+
+async def drained(follower):
+    received = b""
+    while (step := await follower.next(60)) is not None:
+        received += step
+    return received
+
+
+async def test_an_encoder_with_a_state_gets_every_entry_once_and_in_order(monkeypatch):
+    monkeypatch.setattr(tail_module, "_RING_ENTRIES", 4)
+    replica = Replica()
+    encoders = [Counting(), Counting()]
+    followers = [replica.tails.follow(CHAT, START, encoder) for encoder in encoders]
+    reading = [asyncio.create_task(drained(follower)) for follower in followers]
+    replica.listener.on_subscribed()
+    for n in range(50):
+        replica.write([f"w{n}", "x"], is_published=n % 7 != 0)
+        if n % 3 == 0:
+            await settle()
+    replica.write([], terminal=events.cancelled())
+    received = await asyncio.gather(*reading)
+    assert [encoder.entries for encoder in encoders] == [replica.log.entries] * 2
+    assert received[0] == received[1] == b"".join(b"%d " % n for n in range(1, len(replica.log.entries) + 1))
+    assert [follower.last_words() for follower in followers] == [b"", b""]
+    for follower in followers:
+        follower.close()
+
+
+async def test_an_encoder_may_end_its_stream_before_the_log_ends():
+    replica = Replica()
+    follower = replica.tails.follow(CHAT, START, Counting(limit=3))
+    replica.listener.on_subscribed()
+    replica.write(["a", "b", "c"])
+    assert await drained(follower) == b"1 2 3 "
+    assert follower.last_words() == b""
+    follower.close()
+
+
+async def test_a_stream_that_ends_before_its_log_asks_its_encoder_for_last_words():
+    replica = Replica()
+    follower = replica.tails.follow(CHAT, START, Counting())
+    replica.listener.on_subscribed()
+    await settle()
+    replica.tails.drain()
+    await drained(follower)
+    assert follower.last_words() == b"interrupted"
+
+
+async def test_followers_with_equal_encoders_share_what_one_of_them_made(monkeypatch):
+    made, received = [], []
+    whole = NativeEncoder.frame
+    monkeypatch.setattr(NativeEncoder, "frame", lambda self, entry: made.append(entry) or whole(self, entry))
+    replica = Replica()
+    followers = [replica.follow(), replica.follow()]
+    replica.listener.on_subscribed()
+    for follower in followers:
+        await follower.next(60)
+        follower.on_more = lambda follower=follower: received.append(follower.take())
+    made.clear()
+    replica.write(["a"])
+    await settle()
+    assert len(made) == 1
+    assert received == [frame(CHAT, replica.log.entries[-1], Format.JSON)] * 2
+    for follower in followers:
+        follower.on_more = lambda: None
+        follower.close()

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from cli.failure import StartFailed
 from cli.main import app
-from cli.worker import with_upstream
+from cli.upstream import with_upstream
 from shared.settings import Settings
 
 SIMULATOR = "http://simulator:9000/v1"

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from shared import events, json_text
 from shared.cursor import ACCEPTED, TERMINAL, EntryId
-from shared.events import ChunkEncoder, Entry, Kind, Transcript, restore_chunks
+from shared.events import ChunkEncoder, Entry, Kind, Transcript, first_choice, restore_chunks
 
 ENVELOPE = {
     "id": "chatcmpl-1",
@@ -105,3 +105,30 @@ def test_a_transcript_knows_its_top_and_its_end():
     assert Transcript.of(entries[:1]).top == ACCEPTED
     assert Transcript.of(entries[:1]).terminal is None
     assert Transcript.of(entries).terminal == entries[1]
+
+
+def several(*deltas):
+    """A chunk with a delta for each of these choices."""
+    return {**ENVELOPE, "choices": [{"index": index, "delta": delta} for index, delta in deltas]}
+
+
+def test_text_of_another_choice_than_the_first_is_not_the_chats():
+    chunks = [several((index, {"content": text})) for index, text in [(1, "x"), (1, "y"), (0, "a"), (1, "z"), (0, "b")]]
+    entries = log_of(chunks)
+    assert Kind.TEXT_CHUNK not in [entry.kind for entry in entries]
+    assert list(restore_chunks(entries)) == chunks
+    assert Transcript.of(entries).text == "ab"
+    assert [entry.delta() for entry in entries] == [None, None, {"content": "a"}, None, {"content": "b"}]
+
+
+def test_the_first_choice_is_the_one_of_index_0_wherever_it_stands():
+    assert first_choice(several((1, {}), (0, {"content": "a"})))["delta"] == {"content": "a"}
+    assert first_choice({"choices": [{"delta": {}}]}) == {"delta": {}}
+    assert first_choice(several((2, {}))) is None
+
+
+def test_a_failure_may_say_what_the_upstream_said_of_it():
+    plain = Entry(TERMINAL, events.error("m", "t", "c")).payload()
+    assert plain == {"error": {"message": "m", "type": "t", "param": None, "code": "c"}}
+    told = Entry(TERMINAL, events.error("m", "t", "c", status=429, retry_after=1.5)).payload()
+    assert told == {**plain, "status": 429, "retry_after": 1.5}

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from shared import events, keys
-from shared.chat import OnWorkerLoss, Status, new_chat_id
+from shared.chat import OnWorkerLoss, Status, Surface, new_chat_id
 from shared.cursor import ACCEPTED, START, TERMINAL, EntryId
 from shared.log import (
     Appended,
@@ -370,3 +370,83 @@ async def test_a_seal_by_another_tells_the_worker(log, redis, chat_id):
         messages += [message] if message else []
     assert messages[0]["data"] == chat_id.encode()
     await pubsub.aclose()
+
+
+async def test_the_record_keeps_what_the_surface_wants_back(log, queue):
+    chat_id = await create(queue, surface=Surface.RESPONSES, origin=b'{"x":1}')
+    found = await log.find(chat_id)
+    assert (found.surface, found.origin) == (Surface.RESPONSES, b'{"x":1}')
+    assert await log.request(chat_id) == b'{"x":1}'
+    native = await log.find(await create(queue))
+    assert (native.surface, native.origin) == (Surface.NATIVE, b"{}")
+    assert await log.find("chat_unknown") is None
+    assert await log.request("chat_unknown") is None
+
+
+async def test_a_record_of_before_there_were_surfaces_is_native(redis, log, chat_id):
+    await redis.hdel(keys.record(chat_id), "surface", "origin")
+    found = await log.find(chat_id)
+    assert (found.surface, found.origin) == (Surface.NATIVE, b"{}")
+
+
+async def test_a_retention_of_the_chats_own_goes_before_everybodys(redis, log, queue):
+    chat_id = await create(queue, retention_ms=5000, idempotency_key="own")
+    await claim(log, chat_id)
+    await append(log, chat_id, "A", 1, 1, [b"tx"], DONE)
+    for key in (keys.record(chat_id), keys.log(chat_id), keys.idempotency("own")):
+        assert 0 < await redis.pttl(key) <= 5000
+
+
+async def test_the_last_restart_is_found_wherever_it_is(log, chat_id):
+    assert await log.last_restart(chat_id) == START
+    await claim(log, chat_id, "A")
+    await append(log, chat_id, "A", 1, 1, [b"tx"] * 1000)
+    assert await log.last_restart(chat_id) == START
+    await claim(log, chat_id, "B", previous="A")
+    await append(log, chat_id, "B", 2, 1, [b"ty"] * 1000)
+    assert await log.last_restart(chat_id) == EntryId(2, 0)
+    await claim(log, chat_id, "C", previous="B")
+    await append(log, chat_id, "C", 3, 1, [b"tz"] * 1000, DONE)
+    assert await log.last_restart(chat_id) == EntryId(3, 0)
+    assert await log.last_restart("chat_unknown") == START
+
+
+@pytest.mark.parametrize("stage", ["queued", "running", "ended"])
+async def test_a_deleted_chat_leaves_nothing_and_its_writer_is_told(redis, log, queue, stage):
+    chat_id = await create(queue, idempotency_key="gone")
+    await queue.keep_readers([chat_id])
+    if stage != "queued":
+        await claim(log, chat_id)
+        terminal = DONE if stage == "ended" else None
+        await append(log, chat_id, "A", 1, 1, [b"tx"], terminal)
+    assert await log.delete(chat_id)
+    names = (keys.record(chat_id), keys.log(chat_id), keys.idempotency("gone"), keys.RUNNING, keys.WAITING, keys.READ)
+    assert [name for name in names if await redis.exists(name)] == []
+    assert not await log.delete(chat_id)
+    assert await claim(log, chat_id, "B") == Gone()
+    assert await append(log, chat_id, "A", 1, 2, [b"ty"]) == Gone()
+
+
+@pytest.mark.parametrize(
+    "redis", ["real"], indirect=True
+)  # the fake one has no connection of its own to subscribe with
+async def test_readers_of_a_deleted_chat_are_told_that_it_was_cancelled(redis, log, chat_id):
+    heard, subscribed = asyncio.Queue(), asyncio.Event()
+    subscriber = Subscriber(redis)
+    subscriber.subscribe(keys.log(chat_id), Callbacks(subscribed=subscribed.set, message=heard.put_nowait))
+    running = asyncio.create_task(subscriber.run())
+    async with asyncio.timeout(10):
+        await subscribed.wait()
+        await log.delete(chat_id)
+        publication = Publication.parse(await heard.get())
+    assert publication.predecessor == ACCEPTED
+    assert [(entry.id, entry.value) for entry in publication.entries] == [(TERMINAL, CANCELLED)]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_key_that_is_another_chats_by_now_is_not_deleted(redis, log, queue):
+    chat_id = await create(queue, idempotency_key="shared")
+    await redis.hset(keys.idempotency("shared"), "chat", "chat_later")
+    assert await log.delete(chat_id)
+    assert await redis.exists(keys.idempotency("shared"))

@@ -18,9 +18,9 @@ CUT = UpstreamError("cut", code="upstream_disconnected", is_final=False)
 REFUSED = UpstreamError("no: sk-secret123", code="bad", type_="invalid_request_error", param="x", is_final=True)
 
 
-def chunk(content=None, finish_reason=None, **further):
+def chunk(content=None, finish_reason=None, index=0, **further):
     delta = {} if content is None else {"content": content}
-    return json_text.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}], **further})
+    return json_text.dumps({"choices": [{"index": index, "delta": delta, "finish_reason": finish_reason}], **further})
 
 
 FINISH = chunk(finish_reason="stop")
@@ -62,9 +62,9 @@ def no_pauses(monkeypatch):
 def run(log, queue, writer):
     """Create a chat and run it against the scripts; gives the upstream and what became of the chat."""
 
-    async def run(*scripts, on_worker_loss=OnWorkerLoss.RESTART, **settings):
+    async def run(*scripts, on_worker_loss=OnWorkerLoss.RESTART, asked=None, **settings):
         upstream = FakeUpstream(*scripts)
-        async with generating(log, queue, writer, upstream, on_worker_loss, **settings) as (chat_id, job, _):
+        async with generating(log, queue, writer, upstream, on_worker_loss, asked, **settings) as (chat_id, job, _):
             await job
         return upstream, await outcome(log, chat_id)
 
@@ -72,8 +72,8 @@ def run(log, queue, writer):
 
 
 @asynccontextmanager
-async def generating(log, queue, writer, upstream, on_worker_loss=OnWorkerLoss.RESTART, **settings):
-    request = json_text.dumps({"messages": [{"role": "user", "content": "hi"}]})
+async def generating(log, queue, writer, upstream, on_worker_loss=OnWorkerLoss.RESTART, asked=None, **settings):
+    request = json_text.dumps({"messages": [{"role": "user", "content": "hi"}], **(asked or {})})
     chat = NewChat(new_chat_id(), "m", request, "f", on_worker_loss=on_worker_loss)
     await queue.submit(chat, 10)
     generator = Generator(
@@ -323,3 +323,38 @@ async def test_the_log_keeps_every_chunk_as_it_came(log, queue, writer):
         await job
     restored = events.restore_chunks(await log.read(chat_id, START, 100))
     assert list(restored) == [json_text.loads(c) for c in chunks]
+
+
+async def test_an_answer_of_several_choices_is_complete_when_all_of_them_are(run):
+    script = [
+        chunk("a"),
+        chunk("x", index=1),
+        FINISH,
+        chunk("y", index=1),
+        chunk(finish_reason="length", index=1),
+        USAGE,
+    ]
+    _, chat = await run(script, asked={"n": 2})
+    assert (chat.status, chat.text) == (Status.DONE, "a")
+    assert chat.end == {"finish_reason": "stop", "usage": {"total_tokens": 3}}
+
+
+async def test_an_answer_that_lacks_a_choice_is_a_failed_attempt(run):
+    _, chat = await run([chunk("a"), FINISH], [chunk("b"), FINISH, chunk("x", "stop", index=1)], asked={"n": 2})
+    assert (chat.status, chat.text, chat.attempts) == (Status.DONE, "b", 2)
+
+
+async def test_several_choices_cannot_be_continued(run):
+    upstream, chat = await run([chunk("a"), CUT], on_worker_loss=OnWorkerLoss.CONTINUE, asked={"n": 2})
+    assert (chat.status, len(upstream.requests)) == (Status.FAILED, 1)
+    assert chat.end["error"]["code"] == "cannot_continue"
+
+
+async def test_the_text_of_all_choices_counts_against_the_limit(run):
+    _, chat = await run([chunk("x" * 50, index=index % 5) for index in range(100)], asked={"n": 5}, max_output=1000)
+    assert chat.end["error"]["code"] == "output_too_long"
+
+
+async def test_what_the_upstream_refused_with_is_kept(run):
+    _, chat = await run([UpstreamError("wait", code="c", is_final=True, status=429, retry_after=7.0)])
+    assert (chat.end["status"], chat.end["retry_after"]) == (429, 7.0)
