@@ -111,6 +111,11 @@ class ResponsesUpstream:
     async def _pass_on(self, request: UpstreamRequest, translation: "_Translation") -> None:
         try:
             await self._client.stream(request, translation)
+            if translation.response_id is not None and not translation.is_finished:
+                # There is no event for a response that was cancelled: its stream just ends.
+                found = await self._client.fetch(UpstreamRequest("GET", _path(translation.response_id)))
+                if found.get("status") in ("cancelled", "failed"):
+                    translation.conclude(found)
         except Failed as failure:
             if not failure.has_ended and translation.response_id is not None:
                 self.abandon(translation.response_id)
@@ -149,6 +154,14 @@ class _Translation:
     @property
     def response_id(self) -> str | None:
         return self._translator.response_id
+
+    @property
+    def is_finished(self) -> bool:
+        return self._translator.finish_reason is not None
+
+    def conclude(self, response: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Translator.conclude`."""
+        return self._translator.conclude(response)
 
     async def begin(self, answer_id: str) -> None:
         """See `Sink.begin`."""

@@ -158,6 +158,26 @@ async def test_a_response_too_old_to_be_streamed_is_polled():
     assert json.loads(sink.chunks[-1])["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize(
+    ("found", "is_lost", "code"),
+    [
+        ({"status": "cancelled"}, True, "cancelled"),
+        ({"status": "failed", "error": {"code": "server_error", "message": "no"}}, True, "server_error"),
+    ],
+)
+async def test_a_stream_that_just_ends_is_asked_after(found, is_lost, code):
+    async with running(stream(CREATED, text("a")), response(200, json.dumps(found).encode())) as server:
+        with pytest.raises(UpstreamError) as caught:
+            await ask(server.url)
+    assert (caught.value.is_lost, caught.value.code) == (is_lost, code)
+
+
+async def test_a_stream_that_ends_too_soon_is_left_to_the_next_attempt():
+    found = json.dumps({"status": "in_progress"}).encode()
+    async with running(stream(CREATED, text("a")), response(200, found)) as server:
+        assert (await ask(server.url)).text == "a"
+
+
 async def test_an_abandoned_answer_is_cancelled_before_the_end():
     async with running(response(200, b"{}")) as server:
         adapter = ResponsesUpstream(Settings(openai_base_url=server.url))
