@@ -54,6 +54,7 @@ class Draft:
         deltas = 0
         for moment in self._output():
             if error is not None and moment.deltas and deltas == error.after:
+                self._number = moment.event["sequence_number"]  # in its place
                 yield self._fail(error)
                 return
             deltas += moment.deltas

@@ -73,6 +73,22 @@ class ResponsesUpstream:
             else:
                 raise
 
+    async def _ask_after(self, response_id: str, translation: "_Translation") -> None:
+        """Find out whether the response whose stream just ended is at its end as well: a cancelled one has no event.
+
+        Raises:
+            Failed: it is.
+            UpstreamError: it does not exist any more.
+        """
+        try:
+            found = await self._client.fetch(UpstreamRequest("GET", _path(response_id)))
+        except UpstreamError as error:
+            if error.status == _NOT_FOUND:
+                raise _lost() from None
+            return  # the next attempt will see
+        if found.get("status") in ("cancelled", "failed"):
+            translation.conclude(found)
+
     async def _begin(self, request: UpstreamRequest, sink: Sink) -> None:
         """Pass a new response on. If that is cancelled before its id is noted, note that first, within a moment.
 
@@ -111,6 +127,8 @@ class ResponsesUpstream:
     async def _pass_on(self, request: UpstreamRequest, translation: "_Translation") -> None:
         try:
             await self._client.stream(request, translation)
+            if translation.response_id is not None and not translation.is_finished:
+                await self._ask_after(translation.response_id, translation)
         except Failed as failure:
             if not failure.has_ended and translation.response_id is not None:
                 self.abandon(translation.response_id)
@@ -149,6 +167,14 @@ class _Translation:
     @property
     def response_id(self) -> str | None:
         return self._translator.response_id
+
+    @property
+    def is_finished(self) -> bool:
+        return self._translator.finish_reason is not None
+
+    def conclude(self, response: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Translator.conclude`."""
+        return self._translator.conclude(response)
 
     async def begin(self, answer_id: str) -> None:
         """See `Sink.begin`."""
