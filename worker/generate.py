@@ -215,6 +215,7 @@ class Generator:
             turn.chat_id,
             turn.token,
             claim.attempt,
+            claim.length,
             on_lost=task.cancel,
             reclaim=lambda: self._reclaim(turn, claim),
         )
