@@ -31,6 +31,7 @@ _STORED_PER_ANSWER = 16
 
 _STORED_AT_LEAST = 1_048_576
 
+_TEXT_CHUNK = Kind.TEXT_CHUNK.value
 _UNEXPECTED = events.error("Something went wrong here; it has been logged.", "server_error", None)
 _WORKER_LOST = UpstreamError(
     "The worker was lost while it generated.", code="worker_lost", type_="server_error", is_final=True
@@ -58,7 +59,7 @@ class Answer:
         text = self.template.text_of(raw)
         if text is not None:
             self.size += len(text)
-            return Kind.TEXT_CHUNK.value + text
+            return _TEXT_CHUNK + text
         chunk = _parse_chunk(raw)
         choice = first_choice(chunk)
         is_plain = True
@@ -70,7 +71,7 @@ class Answer:
             is_plain = False
         self.size += _text_size(first_delta(chunk))
         value = self.encoder.encode(chunk)
-        if is_plain and value[:1] == Kind.TEXT_CHUNK.value:
+        if is_plain and value[:1] == _TEXT_CHUNK:
             self.template.learn(raw, chunk)
         return value
 
