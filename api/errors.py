@@ -1,6 +1,7 @@
 """Every error the API answers with, in OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`."""
 
 import logging
+import math
 from asyncio import timeout
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from shared import json_text
 from shared.connect import FAILURES
+from shared.events import Entry, Kind
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,37 @@ def unavailable() -> ApiError:
         type_="server_error",
         code="redis_unavailable",
         headers={"Retry-After": "1"},
+    )
+
+
+_KEPT = frozenset({400, 404, 409, 413, 422, 429})
+"""What an upstream may refuse with that is about the client's request; other statuses are between the two of us."""
+
+_TIMEOUTS = frozenset({"job_timeout", "queue_timeout", "upstream_stalled"})
+
+
+def unanswered(terminal: Entry, headers: Mapping[str, str] | None = None) -> ApiError:
+    """The HTTP error of a chat that ended with `terminal`, which is not `done`, before anything was sent of it.
+
+    An SDK would try most of them again, which the worker has done already: `x-should-retry` says so.
+    """
+    final = {**(headers or {}), "x-should-retry": "false"}
+    if terminal.kind is Kind.CANCELLED:
+        return ApiError(409, "The chat was cancelled.", type_="cancelled", code="cancelled", headers=final)
+    payload = terminal.payload()
+    error, upstream_status = payload["error"], payload.get("status")
+    if upstream_status in _KEPT:
+        status = upstream_status
+    elif error["code"] in _TIMEOUTS or upstream_status == 504:
+        status = 504
+    elif upstream_status is None and error["type"] == "invalid_request_error":
+        status = 400  # reported inside a stream
+    else:
+        status = 502
+    if status == 429:
+        final = {**(headers or {}), "Retry-After": str(max(1, math.ceil(payload.get("retry_after") or 0)))}
+    return ApiError(
+        status, error["message"], type_=error["type"], param=error["param"], code=error["code"], headers=final
     )
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from api.tail import Tails
 from shared.log import ChatLog
@@ -27,3 +28,6 @@ async def services(request: Request) -> Services:
     """FastAPI dependency: the replica's services. Not a plain function, which FastAPI would send to a thread."""
     found: Services = request.app.state.services
     return found
+
+
+Deps = Annotated[Services, Depends(services)]

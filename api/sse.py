@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from typing import NamedTuple
 
 from shared import json_text
 from shared.cursor import Cursor
@@ -20,6 +21,43 @@ class Format(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+class NativeEncoder(NamedTuple):
+    """The native format as an `api.tail.Encoder`. A tuple, since those of equal value have to be found fast."""
+
+    chat_id: str
+    format_: Format
+
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+    @property
+    def is_over(self) -> bool:
+        return False
+
+    @property
+    def shows_places(self) -> bool:
+        return self.format_ is Format.JSON
+
+    def frame(self, entry: Entry) -> bytes:
+        return frame(self.chat_id, entry, self.format_)
+
+    def interrupted(self) -> bytes:
+        """Nothing: a stream without a terminal event was cut, and is resumed."""
+        return b""
+
+
+def stream_headers(chat_id: str) -> dict[str, str]:
+    """The headers of a native stream."""
+    return {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+        "X-Chat-Id": chat_id,
+        "Content-Location": f"/v1/chats/{chat_id}/stream",
+    }
 
 
 def frame(chat_id: str, entry: Entry, format_: Format) -> bytes:
@@ -63,7 +101,7 @@ def _text_event(entry: Entry) -> tuple[str, str] | None:
         case Kind.DONE:
             return "done", "[DONE]"
         case Kind.ERROR:
-            return "error", _json(entry.payload())
+            return "error", _json({"error": entry.payload()["error"]})
         case Kind.CANCELLED:
             return "cancelled", "[CANCELLED]"
         case _:
@@ -82,7 +120,7 @@ def _json_event(entry: Entry) -> tuple[str, str] | None:
         case Kind.DONE:
             return "done", _json(entry.payload())
         case Kind.ERROR:
-            return "error", _json(entry.payload())
+            return "error", _json({"error": entry.payload()["error"]})
         case Kind.CANCELLED:
             return "cancelled", "{}"
         case _:

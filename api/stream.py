@@ -15,7 +15,7 @@ import fcntl
 import logging
 import sys
 import termios
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, cast
 
 from fastapi import Response
@@ -36,21 +36,22 @@ _OPEN = "piropiro.open_streams"
 class StreamResponse(Response):
     """Sends what a follower gives until its end, and closes the follower in any case.
 
-    `keepalive` and `write_timeout` are in seconds: without an event, and without the client's taking anything.
+    `keepalive` and `write_timeout` are in seconds: without an event, and without the client's taking anything. `prefix`
+    goes first: the frames that were taken from the follower already.
     """
 
-    def __init__(self, chat_id: str, follower: Follower, keepalive: float, write_timeout: float) -> None:
-        super().__init__(
-            headers={
-                "Content-Type": "text/event-stream; charset=utf-8",
-                "Cache-Control": "no-cache, no-transform",
-                "X-Accel-Buffering": "no",
-                "X-Chat-Id": chat_id,
-                "Content-Location": f"/v1/chats/{chat_id}/stream",
-            }
-        )
+    def __init__(
+        self,
+        follower: Follower,
+        headers: Mapping[str, str],
+        keepalive: float,
+        write_timeout: float,
+        prefix: bytes = b"",
+    ) -> None:
+        super().__init__(headers=headers)
         del self.headers["content-length"]
         self._follower = follower
+        self._prefix = prefix
         self._keepalive = keepalive
         self._write_timeout = write_timeout
 
@@ -60,7 +61,7 @@ class StreamResponse(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # Proxies and clients see the headers before there is a first event.
-            await client.send(b"")
+            await client.send(self._prefix)
             stream.open()
             if _OPEN in scope:
                 scope[_OPEN].append(stream)
@@ -228,7 +229,10 @@ class _Stream:
             frames = queued_frame(step.position)
         elif step is Step.OVER:
             self._is_over = True
-            return b""
+            last_words = self._follower.last_words()
+            if last_words is None:
+                self._cut()
+            return last_words
         elif self._is_silent:
             frames = KEEP_ALIVE
         else:

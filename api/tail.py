@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import itemgetter
+from typing import Protocol
 
-from api.sse import Format, frame
 from shared import keys
 from shared.connect import FAILURES
 from shared.cursor import ACCEPTED, START, TERMINAL, EntryId
@@ -80,17 +80,48 @@ class Step(Enum):
     """Nothing more comes, whether or not the log has ended."""
 
 
+class Encoder(Protocol):
+    """A wire format: what a reader is sent of each entry.
+
+    One that keeps a state belongs to one follower, which then has to begin at the log's start.
+    """
+
+    @property
+    def is_shared(self) -> bool:
+        """It keeps no state, and equal encoders give equal frames: followers may share what it made."""
+        ...
+
+    @property
+    def shows_places(self) -> bool:
+        """Its readers are told their chat's place in the queue."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """It has ended the stream by itself; every further frame is empty."""
+        ...
+
+    def frame(self, entry: Entry) -> bytes:
+        """Encode an entry, empty if it has nothing to show; called once per entry, in order."""
+        ...
+
+    def interrupted(self) -> bytes | None:
+        """What a reader is told last if the stream ends before the log does; None: its connection is to be cut."""
+        ...
+
+
 class Follower:
     """One reader's position in a chat's log.
 
-    `on_more` is called, never from within `take`, when another `take` may give more.
+    `on_more` is called, never from within `take`, when another `take` may give more. Between two calls, the encoder may
+    be replaced.
     """
 
-    __slots__ = ("_format", "_page_count", "_place_told", "_tail", "is_closed", "on_more", "position")
+    __slots__ = ("_page_count", "_place_told", "_tail", "encoder", "is_closed", "on_more", "position")
 
-    def __init__(self, tail: "Tail", after: EntryId, format_: Format) -> None:
+    def __init__(self, tail: "Tail", after: EntryId, encoder: Encoder) -> None:
         self._tail = tail
-        self._format = format_
+        self.encoder = encoder
         self._place_told: Place | None = None
         self._page_count = _FIRST_PAGE
         self.position = after
@@ -104,11 +135,11 @@ class Follower:
 
     def take(self) -> bytes | Place | Step:
         """What to send next, about as much as one write shall have: frames, or a new place in the queue."""
-        tail = self._tail
-        while not (self.is_closed or tail.is_closed or self.position == TERMINAL):
+        tail, encoder = self._tail, self.encoder
+        while not (self.is_closed or tail.is_closed or self.position == TERMINAL or encoder.is_over):
             if tail.top is None or self.position >= tail.top:
                 return self._new_place()
-            run = tail.run_after(self.position, self._format)
+            run = tail.run_after(self.position, encoder)
             if run is None:
                 return Step.LAGGING
             self.position, frames = run
@@ -116,9 +147,13 @@ class Follower:
                 return frames
         return Step.OVER
 
+    def last_words(self) -> bytes | None:
+        """What to send when it is over, which may be nothing; None if the connection is to be cut."""
+        return b"" if self.position == TERMINAL or self.encoder.is_over else self.encoder.interrupted()
+
     def _new_place(self) -> Place | Step:
         place = self._tail.place
-        if place == self._place_told or self._format is not Format.JSON:
+        if place == self._place_told or not self.encoder.shows_places:
             return Step.IDLE
         self._place_told = place
         return place or Step.IDLE
@@ -135,7 +170,7 @@ class Follower:
                 average = sum(len(entry.value) for entry in entries) // len(entries)
                 fitting = max(1, _WRITE_BYTES // (average + 1))
                 self._page_count = min(_PAGE, _PAGE_GROWTH * self._page_count, fitting)
-                self.position, frames = _one_write(self._tail.chat_id, entries, self._format)
+                self.position, frames = _one_write(entries, self.encoder)
                 return frames
         await self._heal()
         return b""
@@ -190,11 +225,11 @@ def _ignore() -> None:
     """For a follower that nobody waits for."""
 
 
-def _one_write(chat_id: str, entries: Iterable[Entry], format_: Format) -> tuple[EntryId, bytes]:
+def _one_write(entries: Iterable[Entry], encoder: Encoder) -> tuple[EntryId, bytes]:
     """The frames of the first entries, about as many as one write shall have, and the last one's id."""
-    frames, size, position = list[bytes](), 0, START
+    frames, size, position, frame = list[bytes](), 0, START, encoder.frame
     for entry in entries:
-        encoded = frame(chat_id, entry, format_)
+        encoded = frame(entry)
         frames.append(encoded)
         size += len(encoded)
         position = entry.id
@@ -222,7 +257,7 @@ class Tail:
         self._base = START
         self._entries: list[Entry] = []
         self._bytes = 0
-        self._runs: dict[tuple[EntryId, Format], tuple[EntryId, bytes]] = {}
+        self._runs: dict[tuple[EntryId, Encoder], tuple[EntryId, bytes]] = {}
         self._is_telling = False
         self._most = self._most_bytes = 0
         self._heard = START
@@ -242,18 +277,18 @@ class Tail:
         """Whether the log's top is what this tail has seen and been told of."""
         return top is not None and top == self.top and top >= self._heard
 
-    def run_after(self, position: EntryId, format_: Format) -> tuple[EntryId, bytes] | None:
+    def run_after(self, position: EntryId, encoder: Encoder) -> tuple[EntryId, bytes] | None:
         """Where one write from above `position`, which is below `top`, ends, and its frames; None if the ring lacks it.
 
-        Followers at the same position get the same bytes, which are made once.
+        Followers at the same position with equal encoders get the same bytes, which are made once if they can be.
         """
-        run = self._runs.get((position, format_))
+        run = self._runs.get((position, encoder))
         if run is None:
             if position < self._base:
                 return None
-            run = _one_write(self.chat_id, self._entries[bisect_right(self._entries, position, key=_ID) :], format_)
-            if self._is_telling:
-                self._runs[position, format_] = run
+            run = _one_write(self._entries[bisect_right(self._entries, position, key=_ID) :], encoder)
+            if self._is_telling and encoder.is_shared:
+                self._runs[position, encoder] = run
         return run
 
     async def read(self, position: EntryId, count: int) -> list[Entry]:
@@ -375,7 +410,7 @@ class Tail:
         self._runs.clear()
 
     def tell_place(self, position: int | None) -> None:
-        """Let JSON followers know the chat's place in the queue."""
+        """Let the followers know the chat's place in the queue."""
         place = Place(position) if position is not None else None
         if self.is_waiting and place != self.place:
             self.place = place
@@ -415,7 +450,7 @@ class Tails:
         self._turns = asyncio.Semaphore(_PAGES_AT_ONCE)
         self._is_draining = False
 
-    def follow(self, chat_id: str, after: EntryId, format_: Format, *, cancels_when_left: bool = False) -> Follower:
+    def follow(self, chat_id: str, after: EntryId, encoder: Encoder, *, cancels_when_left: bool = False) -> Follower:
         """Follow a chat's log from above `after`; the caller must close the follower."""
         tail = self._tails.get(chat_id)
         if tail is None:
@@ -423,7 +458,7 @@ class Tails:
             self._tails[chat_id] = tail
             self._subscriber.subscribe(keys.log(chat_id), tail)
         tail.cancels_when_left = cancels_when_left
-        follower = Follower(tail, after, format_)
+        follower = Follower(tail, after, encoder)
         tail.join(follower)
         if self._is_draining:
             tail.close()

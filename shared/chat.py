@@ -37,6 +37,14 @@ class OnDisconnect(StrEnum):
     CANCEL = "cancel"
 
 
+class Surface(StrEnum):
+    """The wire format that a chat was created through."""
+
+    NATIVE = "native"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+
+
 def new_chat_id() -> str:
     """A chat id nobody can guess (100 random bits): whoever knows it may read and cancel the chat."""
     return "chat_" + "".join(secrets.choice(_ALPHABET) for _ in range(20))
@@ -49,7 +57,10 @@ def new_token() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """One chat as its record stands; times are Unix milliseconds by Redis's clock."""
+    """One chat as its record stands; times are Unix milliseconds by Redis's clock.
+
+    `origin` is JSON that the surface keeps with the chat, for itself.
+    """
 
     id: str
     status: Status
@@ -59,6 +70,8 @@ class Chat:
     started_ms: int | None
     finished_ms: int | None
     on_disconnect: OnDisconnect
+    surface: Surface = Surface.NATIVE
+    origin: bytes = b"{}"
 
     @classmethod
     def from_record(cls, chat_id: str, fields: Mapping[bytes, bytes]) -> "Chat":
@@ -76,6 +89,8 @@ class Chat:
             started_ms=optional_ms(b"started"),
             finished_ms=optional_ms(b"finished"),
             on_disconnect=OnDisconnect(fields[b"on_disconnect"].decode()),
+            surface=Surface(fields.get(b"surface", b"native").decode()),
+            origin=fields.get(b"origin", b"{}"),
         )
 
 

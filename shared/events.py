@@ -5,17 +5,19 @@ An entry's value is one byte that names its kind, then the payload:
     A{}   accepted           S{model, token}   attempt started       R{reason, token}   attempt restarted
     D{finish_reason, usage}  done              E{error}   failed     X{}   cancelled
 
-The two that begin an attempt are written by the claim script in `shared.log`.
+An E may also have the upstream's HTTP `status` and the seconds of its `retry_after`. The two that begin an attempt are
+written by the claim script in `shared.log`.
 
 The upstream repeats the same envelope (id, model, created, …) in every chunk, so an attempt's first chunk is stored
 whole and lends its envelope to the later ones:
 
     c<json>   the chunk as it came; the first one of an attempt is its envelope
     d<json>   the members in which the chunk differs from the envelope
-    t<utf-8>  the envelope, with `choices[0].delta` replaced by `{"content": <utf-8>}`
+    t<utf-8>  the envelope, whose only choice is the first, with its delta replaced by `{"content": <utf-8>}`
 
-All three say what `choices[0].delta` is without looking at another entry, so that a reader can start anywhere; only
-`restore_chunks`, which gives back the upstream's chunks, needs an attempt from its beginning.
+All three say what the first choice's delta is without looking at another entry, so that a reader can start anywhere;
+only `ChunkDecoder`, which gives back the upstream's chunks, needs an attempt from its beginning. The first choice is
+the one of index 0: with `n` > 1, chunks of several choices follow one another in any order.
 """
 
 from collections.abc import Iterable, Iterator
@@ -71,7 +73,7 @@ class Entry(NamedTuple):
         return payload
 
     def delta(self) -> Json | None:
-        """The upstream's `choices[0].delta`; None for a chunk without choices (usage alone)."""
+        """The first choice's delta; None for a chunk without it (usage alone, or another choice's)."""
         if self.value[:1] == Kind.TEXT_CHUNK.value:
             return {"content": self.value[1:].decode()}
         return first_delta(self.payload())
@@ -94,10 +96,25 @@ def done(finish_reason: str, usage: Json | None) -> bytes:
     return Kind.DONE.value + json_text.dumps({"finish_reason": finish_reason, "usage": usage})
 
 
-def error(message: str, type_: str, code: str | None, param: str | None = None) -> bytes:
-    """Encode the terminal entry of a failed chat; the four are OpenAI's error envelope."""
-    body = {"message": message, "type": type_, "param": param, "code": code}
-    return Kind.ERROR.value + json_text.dumps({"error": body})
+def error(
+    message: str,
+    type_: str,
+    code: str | None,
+    param: str | None = None,
+    *,
+    status: int | None = None,
+    retry_after: float | None = None,
+) -> bytes:
+    """Encode the terminal entry of a failed chat; the first four are OpenAI's error envelope.
+
+    `status` is the HTTP status with which the upstream refused, and `retry_after` the seconds that it asked for.
+    """
+    body: Json = {"error": {"message": message, "type": type_, "param": param, "code": code}}
+    if status is not None:
+        body["status"] = status
+    if retry_after is not None:
+        body["retry_after"] = retry_after
+    return Kind.ERROR.value + json_text.dumps(body)
 
 
 def cancelled() -> bytes:
@@ -105,22 +122,31 @@ def cancelled() -> bytes:
     return Kind.CANCELLED.value + b"{}"
 
 
-def first_choice(chunk: Json) -> Json | None:
-    """The first of a chunk's choices, or None when it has none; tolerates any shape."""
+def choices_of(chunk: Json) -> list[Json]:
+    """A chunk's choices, those that are objects; tolerates any shape."""
     choices = chunk.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return choices[0]
-    return None
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def index_of(choice: Json) -> int:
+    """Which of the `n` answers a choice belongs to: the first, unless it says otherwise."""
+    index = choice.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def first_choice(chunk: Json) -> Json | None:
+    """A chunk's choice of index 0, or None when it has none; tolerates any shape."""
+    return next((choice for choice in choices_of(chunk) if index_of(choice) == 0), None)
 
 
 def first_delta(chunk: Json) -> Json | None:
-    """`choices[0].delta` of a chunk, or None when it has none; tolerates any shape."""
+    """The first choice's delta of a chunk, or None when it has none; tolerates any shape."""
     delta = (first_choice(chunk) or {}).get("delta")
     return delta if isinstance(delta, dict) else None
 
 
 class ChunkEncoder:
-    """Encodes one attempt's chunks in order; `restore_chunks` is its inverse."""
+    """Encodes one attempt's chunks in order; `ChunkDecoder` is its inverse."""
 
     def __init__(self) -> None:
         self._envelope: Json | None = None
@@ -172,7 +198,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _plain_choice(chunk: Json) -> Json | None:
-    """The only choice of a chunk, if it has exactly one and that one has a delta."""
+    """The only choice of a chunk, if it has exactly one, and that is the first answer's and has a delta."""
     choices = chunk.get("choices")
     if isinstance(choices, list) and len(choices) == 1 and first_delta(chunk) is not None:
         choice: Json = choices[0]
@@ -180,22 +206,32 @@ def _plain_choice(chunk: Json) -> Json | None:
     return None
 
 
+class ChunkDecoder:
+    """Gives back the upstream's chunks, one by one, of one attempt after the other, each from its beginning."""
+
+    def __init__(self) -> None:
+        self._attempt = -1
+        self._envelope = Json()
+
+    def decode(self, entry: Entry) -> Json:
+        """The chunk that the entry stands for; the result must not be changed."""
+        if entry.id.attempt != self._attempt:
+            self._attempt, self._envelope = entry.id.attempt, entry.payload()
+            return self._envelope
+        match entry.kind:
+            case Kind.TEXT_CHUNK:
+                choice = {**self._envelope["choices"][0], "delta": entry.delta()}
+                return {**self._envelope, "choices": [choice]}
+            case Kind.PARTIAL_CHUNK:
+                return {**self._envelope, **entry.payload()}
+            case _:
+                return entry.payload()
+
+
 def restore_chunks(entries: Iterable[Entry]) -> Iterator[Json]:
     """Give back every upstream chunk in `entries`; each attempt in it must be there from its beginning."""
-    attempt, envelope = -1, Json()
-    for entry in entries:
-        if not entry.is_chunk:
-            continue
-        if entry.id.attempt != attempt:
-            attempt, envelope = entry.id.attempt, entry.payload()
-            yield envelope
-        elif entry.kind is Kind.TEXT_CHUNK:
-            choice = {**envelope["choices"][0], "delta": entry.delta()}
-            yield {**envelope, "choices": [choice]}
-        elif entry.kind is Kind.PARTIAL_CHUNK:
-            yield {**envelope, **entry.payload()}
-        else:
-            yield entry.payload()
+    decoder = ChunkDecoder()
+    return (decoder.decode(entry) for entry in entries if entry.is_chunk)
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ from redis.exceptions import NoScriptError, RedisError, WatchError
 
 from shared import events, keys
 from shared.chat import Chat
-from shared.cursor import ACCEPTED, MAX_PART, TERMINAL, EntryId
+from shared.cursor import ACCEPTED, MAX_PART, START, TERMINAL, EntryId
 from shared.events import Entry
 from shared.packing import PACKED, Row, pack_rows, unpack_rows
 from shared.wire import Command, Requests
@@ -107,12 +107,13 @@ local function publish(log, predecessor, first, values)
 end
 
 -- What follows from the terminal entry `value`. The record's idempotency key lives as long as the record, and is known
--- only from it.
+-- only from it; so is a retention of the chat's own.
 local function conclude(record, log, running, waiting, chat, value, retention)
   local attempt = redis.call('HGET', record, 'attempt')
   if attempt then
     redis.call('HSET', record, 'status', STATUS[string.sub(value, 1, 1)], 'finished', now_ms())
   end
+  retention = redis.call('HGET', record, 'retention') or retention
   redis.call('PEXPIRE', log, retention)
   redis.call('HDEL', running, chat)
   if not attempt then return end
@@ -279,6 +280,29 @@ return {'sealed', value}
 """
 )
 
+# Whoever reads the log is told of its end first. The idempotency key may be a later chat's by now, after a failover.
+DELETE = (
+    LUA_PRELUDE
+    + """
+local record, log, running, waiting, read = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local chat, value = ARGV[1], ARGV[2]
+local top = top_of(log)
+local worker, idempotency = unpack(redis.call('HMGET', record, 'worker', 'idempotency'))
+local existed = top or worker or redis.call('EXISTS', record) == 1
+if top and top ~= TERMINAL then
+  seal(record, log, running, waiting, chat, value, 1000)
+  publish(log, top, TERMINAL, {value})
+  if worker then redis.call('PUBLISH', 'piropiro:worker:' .. worker, chat) end
+end
+redis.call('HDEL', running, chat)
+redis.call('ZREM', waiting, redis.call('HGET', record, 'job') or '')
+redis.call('ZREM', read, chat)
+if idempotency and redis.call('HGET', idempotency, 'chat') == chat then redis.call('DEL', idempotency) end
+redis.call('DEL', record, log)
+return existed and 1 or 0
+"""
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
@@ -378,6 +402,7 @@ class ChatLog:
         self._append = redis.register_script(APPEND)
         self._seal = redis.register_script(SEAL)
         self._end_orphan = redis.register_script(END_ORPHAN)
+        self._delete = redis.register_script(DELETE)
 
     async def claim(
         self,
@@ -520,6 +545,35 @@ class ChatLog:
             args=[chat_id, terminal, self._retention_ms],
         )
         return _refusal(reply)
+
+    async def delete(self, chat_id: str) -> bool:
+        """Remove the chat and everything of it, after cancelling it if it has not ended; False if there was nothing."""
+        reply = await self._delete(
+            keys=[keys.record(chat_id), keys.log(chat_id), keys.RUNNING, keys.WAITING, keys.READ],
+            args=[chat_id, events.cancelled()],
+        )
+        return bool(reply)
+
+    async def find(self, chat_id: str) -> Chat | None:
+        """The chat's record; None if there is no such chat."""
+        fields = await self._redis.hgetall(keys.record(chat_id))  # type: ignore[misc]  # redis-py types two clients at once
+        return Chat.from_record(chat_id, fields) if fields else None
+
+    async def request(self, chat_id: str) -> bytes | None:
+        """The chat's stored request, the JSON body for the upstream; None if there is no such chat."""
+        request: bytes | None = await self._redis.hget(keys.record(chat_id), "request")  # type: ignore[misc]  # the same
+        return request
+
+    async def last_restart(self, chat_id: str) -> EntryId:
+        """The log's last `restart`, which supersedes every chunk before it; `START` if there is none.
+
+        It looks at the whole log, page by page.
+        """
+        found = after = START
+        while page := await self.read(chat_id, after, _PAGE):
+            found = next((entry.id for entry in reversed(page) if entry.kind is events.Kind.RESTART), found)
+            after = page[-1].id
+        return found
 
     async def read(self, chat_id: str, after: EntryId, count: int) -> list[Entry]:
         """The first `count` entries above `after`, in order; empty if there are none (or no log)."""

@@ -17,7 +17,7 @@ from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
 from shared import events, json_text, keys
-from shared.chat import OnDisconnect, OnWorkerLoss, job_id
+from shared.chat import OnDisconnect, OnWorkerLoss, Surface, job_id
 from shared.log import LUA_PRELUDE, Fenced, Gone, Sealed
 
 GENERATE = "generate"
@@ -47,7 +47,7 @@ SUBMIT = (
     + """
 local record, log, waiting, queue, doorbell, job_key, idempotency = unpack(KEYS)
 local chat, model, request, fingerprint, on_worker_loss, on_disconnect = unpack(ARGV, 1, 6)
-local accepted, max_queue, job_id, payload = unpack(ARGV, 7, 10)
+local accepted, max_queue, job_id, payload, surface, origin, retention = unpack(ARGV, 7, 13)
 if redis.call('EXISTS', record) == 1 then return {'created', chat} end
 if idempotency then
   local first = redis.call('HMGET', idempotency, 'chat', 'fingerprint')
@@ -59,8 +59,9 @@ local created_us = now_us()
 redis.call('XADD', log, '0-1', 'e', accepted)
 redis.call('HSET', record, 'status', 'queued', 'attempt', 0, 'begun', 0, 'failures', 0, 'promotion', promotion(),
   'model', model, 'request', request,
-  'on_worker_loss', on_worker_loss, 'on_disconnect', on_disconnect, 'token', '',
+  'on_worker_loss', on_worker_loss, 'on_disconnect', on_disconnect, 'surface', surface, 'origin', origin, 'token', '',
   'created', string.format('%.0f', math.floor(created_us / 1000)), 'created_us', created_us)
+if retention ~= '' then redis.call('HSET', record, 'retention', retention) end
 if idempotency then
   redis.call('HSET', record, 'idempotency', idempotency)
   redis.call('HSET', idempotency, 'chat', chat, 'fingerprint', fingerprint)
@@ -114,7 +115,11 @@ return score
 
 @dataclass(frozen=True, slots=True)
 class NewChat:
-    """A chat to create. `request` is the JSON body for the upstream; `fingerprint` stands for the client's own."""
+    """A chat to create. `request` is the JSON body for the upstream; `fingerprint` stands for the client's own.
+
+    `origin` is JSON that the surface wants back with the chat; `retention_ms` is how long the chat is kept after its
+    end, if not as long as others.
+    """
 
     id: str
     model: str
@@ -123,6 +128,9 @@ class NewChat:
     idempotency_key: str | None = None
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.RESTART
     on_disconnect: OnDisconnect = OnDisconnect.KEEP
+    surface: Surface = Surface.NATIVE
+    origin: bytes = b"{}"
+    retention_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +187,9 @@ class JobQueue:
                 max_queue,
                 first_job,
                 _job(chat.id),
+                chat.surface.value,
+                chat.origin,
+                "" if chat.retention_ms is None else chat.retention_ms,
             ],
         )
         match reply[0]:

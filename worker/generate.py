@@ -13,7 +13,7 @@ from shared import events, json_text
 from shared.chat import new_token
 from shared.connect import FAILURES
 from shared.cursor import START
-from shared.events import ChunkEncoder, Json, Kind, Transcript, first_choice, first_delta
+from shared.events import ChunkEncoder, Json, Kind, Transcript, choices_of, index_of
 from shared.log import ChatLog, Claimed, Fenced, Gone, Refused, Sealed
 from shared.queue import JobQueue
 from shared.settings import Settings
@@ -42,13 +42,19 @@ Reply = TypeVar("Reply")
 
 @dataclass(slots=True)
 class Answer:
-    """What the upstream's chunks have said so far about the end of the answer."""
+    """What the upstream's chunks have said so far about the end of the answer, which has `wanted` choices."""
 
+    wanted: int = 1
     encoder: ChunkEncoder = field(default_factory=ChunkEncoder)
     template: TextTemplate = field(default_factory=TextTemplate)
-    finish_reason: str | None = None
+    finished: dict[int, str] = field(default_factory=dict)
     usage: Json | None = None
     size: int = 0
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, that is, its first choice; None as long as one of the choices has not."""
+        return self.finished[min(self.finished)] if len(self.finished) >= self.wanted else None
 
     def take(self, raw: bytes) -> bytes:
         """Read one chunk; give the value of its log entry.
@@ -61,15 +67,15 @@ class Answer:
             self.size += len(text)
             return _TEXT_CHUNK + text
         chunk = _parse_chunk(raw)
-        choice = first_choice(chunk)
         is_plain = True
-        if choice is not None and isinstance(choice.get("finish_reason"), str):
-            self.finish_reason = choice["finish_reason"]
-            is_plain = False
+        for choice in choices_of(chunk):
+            if isinstance(choice.get("finish_reason"), str):
+                self.finished[index_of(choice)] = choice["finish_reason"]
+                is_plain = False
+            self.size += _text_size(choice.get("delta"))
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
             is_plain = False
-        self.size += _text_size(first_delta(chunk))
         value = self.encoder.encode(chunk)
         if is_plain and value[:1] == _TEXT_CHUNK:
             self.template.learn(raw, chunk)
@@ -258,7 +264,7 @@ class Generator:
 
     async def _stream(self, log: AttemptLog, claim: Claimed) -> None:
         request = await self._continuation(log.chat_id, claim.request) if claim.continues else claim.request
-        answer = Answer()
+        answer = Answer(_wanted(request))
         try:
             await self._upstream.stream(request, _Recorder(log, answer, self._settings.max_output))
         except UpstreamError as error:
@@ -283,6 +289,8 @@ class Generator:
         for entry in entries:
             if entry.is_chunk and (entry.delta() or {}).get("tool_calls"):
                 raise UpstreamError("A partial tool call cannot be continued.", code="cannot_continue", is_final=True)
+        if _wanted(request) > 1:
+            raise UpstreamError("Partial answers to n > 1 cannot be continued.", code="cannot_continue", is_final=True)
         body: dict[str, Any] = json_text.loads(request)
         text = Transcript.of(entries).text
         if not text:
@@ -296,7 +304,7 @@ class Generator:
             redact(text, *known) if text is not None else None
             for text in (error.message, error.type, error.code, error.param)
         )
-        return events.error(message or "", type_ or "", code, param)
+        return events.error(message or "", type_ or "", code, param, status=error.status, retry_after=error.retry_after)
 
     async def _hand_over(self, turn: "_Turn") -> None:
         """Enqueue the chat's next attempt; if Redis does not answer, the lease will tell."""
@@ -341,6 +349,12 @@ async def _flush_briefly(log: AttemptLog) -> None:
     with suppress(LogLost, TimeoutError):
         async with asyncio.timeout(_HANDOVER_TIMEOUT):
             await log.flushed()
+
+
+def _wanted(request: bytes) -> int:
+    """How many choices the request asks for."""
+    n = json_text.loads(request).get("n") if b'"n"' in request else None
+    return n if isinstance(n, int) else 1
 
 
 def _text_size(value: object) -> int:

@@ -41,11 +41,20 @@ _DEFAULT_URL = "https://api.openai.com/v1"
 class UpstreamError(Exception):
     """The upstream did not give a complete answer. But for `reason`, its texts may be the upstream's: see `redact`.
 
-    `is_final`: the same request would fail again, so no further attempt should be made.
+    `is_final`: the same request would fail again, so no further attempt should be made. `status` is the HTTP status
+    with which it refused, `retry_after` the seconds it asked for.
     """
 
     def __init__(
-        self, message: str, *, code: str | None, type_: str = "upstream_error", param: str | None = None, is_final: bool
+        self,
+        message: str,
+        *,
+        code: str | None,
+        type_: str = "upstream_error",
+        param: str | None = None,
+        is_final: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -54,9 +63,19 @@ class UpstreamError(Exception):
         self.type = type_
         self.param = param
         self.is_final = is_final
+        self.status = status
+        self.retry_after = retry_after
 
     @classmethod
-    def of(cls, body: Mapping[str, Any], default: str, *, is_final: bool) -> Self:
+    def of(
+        cls,
+        body: Mapping[str, Any],
+        default: str,
+        *,
+        is_final: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> Self:
         """Make one of an upstream's own `error` object, whatever shape it has."""
         message, type_, code, param = (body.get(name) for name in ("message", "type", "code", "param"))
         error = cls(
@@ -65,6 +84,8 @@ class UpstreamError(Exception):
             type_=type_ if isinstance(type_, str) else "upstream_error",
             param=param if isinstance(param, str) else None,
             is_final=is_final,
+            status=status,
+            retry_after=retry_after,
         )
         error.reason = "upstream_error"
         return error
@@ -158,11 +179,12 @@ class OpenAIUpstream:
                     raise self._unreachable(failure) from None
                 pause = None
             else:
-                is_final = response.status not in (408, 429) and response.status < 500
+                status, pause = response.status, retry_after(response.headers.get("Retry-After"), time.time())
+                is_final = status not in (408, 429) and status < 500
                 if is_final or retry == self._retries:
                     # After our own retries it is final.
-                    raise UpstreamError.of(error, f"The upstream answered {response.status}.", is_final=True)
-                pause = retry_after(response.headers.get("Retry-After"), time.time())
+                    message = f"The upstream answered {status}."
+                    raise UpstreamError.of(error, message, is_final=True, status=status, retry_after=pause)
             await asyncio.sleep(backoff(retry) if pause is None else pause)
         raise AssertionError("unreachable")
 

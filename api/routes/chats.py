@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api import openapi
+from api.admission import OptionsParam, admit, follow, read_body
 from api.errors import ApiError, json_response, lost_cursor, unknown_chat, within_patience
-from api.services import Services, services
-from api.sse import Format
+from api.services import Deps, Services
+from api.sse import Format, NativeEncoder, stream_headers
 from api.stream import StreamResponse
 from api.submit import Options, new_chat
 from shared import events
@@ -17,7 +18,7 @@ from shared.chat import Chat, OnDisconnect
 from shared.cursor import ACCEPTED, START, TERMINAL, Cursor, EntryId, MalformedCursor
 from shared.events import Entry, Transcript
 from shared.log import Gone
-from shared.queue import Exists, NewChat, QueueFull
+from shared.queue import NewChat
 
 router = APIRouter(prefix="/v1", tags=["chats"])
 
@@ -25,8 +26,6 @@ _HEAL = 1.0
 """Seconds that a writer gets to append anew what a failover forgot, before a cursor counts as lost."""
 
 _HEAL_POLL = 0.1
-
-Deps = Annotated[Services, Depends(services)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +38,6 @@ class Reading:
     cursor: Cursor | None
     param: str
     format_: Format
-
-
-async def read_options(
-    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", description=openapi.IDEMPOTENCY_KEY)] = "",
-    on_worker_loss: Annotated[str, Header(alias="X-Piropiro-On-Worker-Loss", description=openapi.ON_WORKER_LOSS)] = "",
-    on_disconnect: Annotated[str, Header(alias="X-Piropiro-On-Disconnect", description=openapi.ON_DISCONNECT)] = "",
-) -> Options:
-    """FastAPI dependency: the headers that shape a chat, unchecked."""
-    return Options(idempotency_key, on_worker_loss, on_disconnect)
 
 
 async def read_reading(
@@ -66,7 +56,6 @@ async def read_reading(
 
 
 ReadingParam = Annotated[Reading, Depends(read_reading)]
-OptionsParam = Annotated[Options, Depends(read_options)]
 
 
 @router.post("/chat/stream", **openapi.CREATE_AND_STREAM)
@@ -77,9 +66,7 @@ async def create_and_stream(request: Request, deps: Deps, reading: ReadingParam,
             return await _resume(deps, reading.cursor.chat_id, reading)
     chat = await _read_chat(deps, request, options)
     async with within_patience():
-        if chat.on_disconnect is OnDisconnect.CANCEL:  # before it exists, so that it cannot be left without being read
-            await deps.queue.keep_readers([chat.id])
-        existing = await _create(deps, chat)
+        existing = await admit(deps, chat, is_read=True)
         if existing is not None:
             return await _resume(deps, existing.chat_id, reading)
         return await _follow(deps, chat.id, ACCEPTED, reading.format_, chat.on_disconnect)
@@ -90,7 +77,7 @@ async def create(request: Request, deps: Deps, options: OptionsParam) -> Respons
     """Create a chat; read it later."""
     chat = await _read_chat(deps, request, options)
     async with within_patience():
-        existing = await _create(deps, chat)
+        existing = await admit(deps, chat)
         chat_id = existing.chat_id if existing is not None else chat.id
         return json_response(await _describe(deps, chat_id), 202, {"Location": f"/v1/chats/{chat_id}"})
 
@@ -127,34 +114,7 @@ async def _read_chat(deps: Services, request: Request, options: Options) -> NewC
     Raises:
         ApiError: 400 or 413.
     """
-    return new_chat(await _read_body(request, deps.settings.max_body), options, deps.settings.model)
-
-
-async def _create(deps: Services, chat: NewChat) -> Exists | None:
-    """Create a chat, unless its idempotency key belongs to one already.
-
-    Raises:
-        ApiError: 422 or 429.
-    """
-    outcome = await deps.queue.submit(chat, deps.settings.max_queue)
-    if isinstance(outcome, QueueFull):
-        raise ApiError(
-            429,
-            f"{outcome.waiting} chats are waiting already; try again later.",
-            type_="rate_limit_error",
-            code="queue_full",
-            headers={"Retry-After": "1"},
-        )
-    if isinstance(outcome, Exists):
-        if outcome.fingerprint != chat.fingerprint:
-            raise ApiError(
-                422,
-                "The Idempotency-Key was used with another body.",
-                param="Idempotency-Key",
-                code="idempotency_key_reused",
-            )
-        return outcome
-    return None
+    return new_chat(await read_body(request, deps.settings.max_body), options, deps.settings.model)
 
 
 async def _resume(deps: Services, chat_id: str, reading: Reading) -> Response:
@@ -186,11 +146,9 @@ async def _find(deps: Services, chat_id: str, after: EntryId, param: str) -> Cha
 async def _follow(
     deps: Services, chat_id: str, after: EntryId, format_: Format, on_disconnect: OnDisconnect
 ) -> Response:
-    leaves = on_disconnect is OnDisconnect.CANCEL
-    if leaves:
-        await deps.queue.keep_readers([chat_id])
-    follower = deps.tails.follow(chat_id, after, format_, cancels_when_left=leaves)
-    return StreamResponse(chat_id, follower, deps.settings.keepalive, deps.settings.write_timeout)
+    follower = await follow(deps, chat_id, after, NativeEncoder(chat_id, format_), on_disconnect)
+    settings = deps.settings
+    return StreamResponse(follower, stream_headers(chat_id), settings.keepalive, settings.write_timeout)
 
 
 async def _describe(deps: Services, chat_id: str) -> dict[str, Any]:
@@ -242,21 +200,3 @@ def _parse_cursor(text: str, param: str) -> Cursor | None:
 
 def _bad_cursor(message: str, param: str) -> ApiError:
     return ApiError(400, message, param=param, code="invalid_cursor")
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """The request's body.
-
-    Raises:
-        ApiError: 413, as soon as it is known to be longer than `limit` bytes.
-    """
-    too_large = ApiError(413, f"The body is larger than {limit} bytes (PIROPIRO_MAX_BODY).", code="body_too_large")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)

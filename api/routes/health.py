@@ -1,19 +1,17 @@
 """`/healthz` and `/readyz`, for load balancers and orchestrators."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 
 from api import openapi
 from api.errors import ApiError, json_response, within_patience
-from api.services import Services, services
+from api.services import Deps
 
 router = APIRouter(tags=["health"])
 
 
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **openapi.HEALTHZ)
-async def healthz(deps: Annotated[Services, Depends(services)]) -> Response:
+async def healthz(deps: Deps) -> Response:
     """The process is alive and will stay: one that was told to end says 404 while it lingers.
 
     With that HAProxy sends it nothing new, but leaves its streams alone (`http-check disable-on-404`).
@@ -25,7 +23,7 @@ async def healthz(deps: Annotated[Services, Depends(services)]) -> Response:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", **openapi.READYZ)
-async def readyz(deps: Annotated[Services, Depends(services)]) -> Response:
+async def readyz(deps: Deps) -> Response:
     """Redis is reachable and at least one worker is alive."""
     async with within_patience():
         workers = await deps.queue.live_workers(int(deps.settings.lease * 1000))

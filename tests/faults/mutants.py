@@ -63,11 +63,7 @@ def truncated_is_done():
     class Complete(worker.generate.Answer):
         @property
         def finish_reason(self):
-            return self._given or "stop"
-
-        @finish_reason.setter
-        def finish_reason(self, value):
-            self._given = value
+            return super().finish_reason or "stop"
 
     worker.generate.Answer = Complete
 

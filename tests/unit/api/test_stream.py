@@ -25,6 +25,7 @@ class FakeFollower:
         self.is_over = False
         self.is_page_due = True
         self.on_more = None
+        self.parting = b""
 
     def take(self):
         if self.is_over or self.taken == self.count:
@@ -40,6 +41,9 @@ class FakeFollower:
         self.taken += 1
         return self.frame
 
+    def last_words(self):
+        return self.parting
+
     def close(self):
         self.is_over = True
         if self.on_more:
@@ -51,7 +55,7 @@ async def serving(follower, write_timeout=60, keepalive=60):
     """A server that answers with the follower's stream, and its port."""
 
     async def app(scope, receive, send):
-        await StreamResponse("chat_abc", follower, keepalive, write_timeout)(scope, receive, send)
+        await StreamResponse(follower, {}, keepalive, write_timeout)(scope, receive, send)
 
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
     server.install_signal_handlers = lambda: None
@@ -160,7 +164,7 @@ async def test_another_server_without_a_connection_of_its_own_is_served_too():
         if not message.get("more_body", True):
             complete.set()
 
-    await StreamResponse("chat_abc", FakeFollower(b"frame", 2), 60, 60)({}, receive, send)
+    await StreamResponse(FakeFollower(b"frame", 2), {}, 60, 60)({}, receive, send)
     assert b"".join(message.get("body", b"") for message in sent) == b"frameframe"
     assert sent[-1]["more_body"] is False
 

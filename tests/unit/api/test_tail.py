@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from redis import exceptions
 
 from api import tail as tail_module
-from api.sse import Format, frame
+from api.sse import Format, NativeEncoder, frame
 from api.tail import Tails
 from shared import events, keys
 from shared.cursor import ACCEPTED, START, TERMINAL, EntryId
@@ -77,7 +77,7 @@ class Replica:
         self.tails = Tails(self.log, FakeQueue(), self.subscriber)
 
     def follow(self, after=START, format_=Format.JSON):
-        return self.tails.follow(CHAT, after, format_)
+        return self.tails.follow(CHAT, after, NativeEncoder(CHAT, format_))
 
     @property
     def listener(self):
