@@ -174,11 +174,11 @@ class _Stream:
 
     def _push(self) -> bool:
         """Send all there is, without waiting; False if there is more to do."""
-        client, take = self._client, self._follower.take
+        client, follower = self._client, self._follower
         while not self._is_over:
             if not client.is_ready():
                 return client.has_left() and self._give_up()
-            step = take()
+            step = follower.take()
             if step is Step.LAGGING:
                 return False
             frames = self._frames(step)
@@ -186,6 +186,8 @@ class _Stream:
                 break
             if not client.send_now(frames, is_last=self._is_over):
                 self._give_up()
+            elif follower.is_at_edge and client.is_ready():
+                break
         return True
 
     async def _pump(self) -> None:
