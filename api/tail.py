@@ -43,7 +43,7 @@ _SHARE_ENTRIES = 64
 _SHARE_BYTES = 16_384
 """What a ring may grow by for each follower: one that has few is not worth much memory, they can read pages."""
 
-_PAGE = 512
+_PAGE = 1024
 _FIRST_PAGE = 8
 _PAGE_GROWTH = 4
 """How many times as many entries a page may have as the one before: small ones do not tell how large the next are."""
