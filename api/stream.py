@@ -15,11 +15,11 @@ import fcntl
 import logging
 import sys
 import termios
-from collections.abc import Coroutine, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.sse import KEEP_ALIVE, queued_frame
 from api.tail import Follower, Place, Step

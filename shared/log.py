@@ -48,7 +48,7 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import NoScriptError, RedisError, WatchError
+from redis.exceptions import NoScriptError, WatchError
 
 from shared import events, keys
 from shared.chat import Chat
@@ -185,8 +185,8 @@ return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), re
 
 # The hottest of all: chunks of many chats, as long as there is nothing to say but that they are stored. It answers which
 # batches (from 1) are not, for whatever reason: APPEND then tells. Under one token a log only grows, so its length says
-# which state it is in; it is the cheapest thing to ask for. Only a seal after a failover's loss can have the same length,
-# and Redis refuses the XADD then.
+# which state it is in, and is the cheapest thing to ask for. Only a seal after a failover's loss may be of the same
+# length, and Redis refuses the XADD then.
 APPEND_CHUNKS = """
 local left, at = {}, 1
 for i = 1, #KEYS, 2 do
