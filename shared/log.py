@@ -185,8 +185,8 @@ return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), re
 
 # The hottest of all: chunks of many chats, as long as there is nothing to say but that they are stored. It answers
 # which batches (from 1) are not, for whatever reason: APPEND then tells. Under one token a log only grows, so that its
-# length says which state it is in, and that is the cheapest thing to ask for. Only a seal after a failover's loss may be
-# of the same length, and Redis refuses the XADD then.
+# length says which state it is in, and that is the cheapest thing to ask for. Only a seal after a failover's loss may
+# be of the same length, and Redis refuses the XADD then.
 APPEND_CHUNKS = """
 local left, at = {}, 1
 for i = 1, #KEYS, 2 do

@@ -156,9 +156,7 @@ class AttemptLog:
             size += len(self._values[end])
             end += 1
         terminal = self._terminal if end == len(self._values) else None
-        return Batch(
-            self.chat_id, self.token, self.attempt, self._before, start + 1, self._values[start:end], terminal
-        )
+        return Batch(self.chat_id, self.token, self.attempt, self._before, start + 1, self._values[start:end], terminal)
 
     def settle(self, batch: Batch, result: Appended | Behind | Sealed | Fenced | Gone) -> None:
         """Take the log's answer to a batch."""
