@@ -15,11 +15,11 @@ import fcntl
 import logging
 import sys
 import termios
-from collections.abc import Coroutine, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.sse import KEEP_ALIVE, queued_frame
 from api.tail import Follower, Place, Step
@@ -61,7 +61,7 @@ class StreamResponse(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # Proxies and clients see the headers before there is a first event.
-            await client.send({"type": "http.response.body", "body": self._prefix, "more_body": True})
+            await client.send(self._prefix)
             stream.open()
             if _OPEN in scope:
                 scope[_OPEN].append(stream)
@@ -174,18 +174,20 @@ class _Stream:
 
     def _push(self) -> bool:
         """Send all there is, without waiting; False if there is more to do."""
-        client, take = self._client, self._follower.take
+        client, follower = self._client, self._follower
         while not self._is_over:
             if not client.is_ready():
                 return client.has_left() and self._give_up()
-            step = take()
+            step = follower.take()
             if step is Step.LAGGING:
                 return False
-            message = self._message(step)
-            if message is None:
+            frames = self._frames(step)
+            if frames is None:
                 break
-            if not client.send_now(message):
+            if not client.send_now(frames, is_last=self._is_over):
                 self._give_up()
+            elif follower.is_at_edge and client.is_ready():
+                break
         return True
 
     async def _pump(self) -> None:
@@ -201,12 +203,12 @@ class _Stream:
                     step = await self._page()
                     if not step:
                         continue
-                message = self._message(step)
-                if message is None:
+                frames = self._frames(step)
+                if frames is None:
                     break
-                if not await self._client.send(message):
+                if not await self._client.send(frames, is_last=self._is_over):
                     self._give_up()
-                del step, message  # which may be long in the taking
+                del step, frames  # which may be long in the taking
         except Exception:
             logger.exception("a stream failed unexpectedly, cutting it")
             self._cut()
@@ -221,7 +223,7 @@ class _Stream:
             await asyncio.sleep(_RETRY)
             return KEEP_ALIVE
 
-    def _message(self, step: bytes | Place | Step) -> Message | None:
+    def _frames(self, step: bytes | Place | Step) -> bytes | None:
         """What to send of what the follower said; None if that is nothing."""
         if isinstance(step, bytes):
             frames = step
@@ -232,15 +234,14 @@ class _Stream:
             last_words = self._follower.last_words()
             if last_words is None:
                 self._cut()
-                return None
-            return {"type": "http.response.body", "body": last_words, "more_body": False}
+            return last_words
         elif self._is_silent:
             frames = KEEP_ALIVE
         else:
             return None
         self._is_silent = False
         self._wrote = self._time()
-        return {"type": "http.response.body", "body": frames, "more_body": True}
+        return frames
 
     def _look_for_silence(self) -> None:
         """Keep the stream alive if nothing was written for long; look again when that may be so."""
@@ -260,11 +261,11 @@ class _Stream:
 class _Client:
     """The far end of a response: written to no faster than it reads, cut when it does not read at all."""
 
-    __slots__ = ("_connection", "_follower", "_send", "_write_timeout")
+    __slots__ = ("_connection", "_cycle", "_follower", "_send", "_write_timeout")
 
     def __init__(self, send: Send, receive: Receive, follower: Follower, write_timeout: float) -> None:
         # ASGI has no word for the connection; uvicorn's `receive` and `send` belong to an object that holds it.
-        cycle = getattr(receive, "__self__", None)
+        self._cycle = cycle = getattr(receive, "__self__", None)
         connection: asyncio.WriteTransport | None = getattr(cycle, "transport", None)
         # The server's own `send`, without the framework's around it, which have seen the response start.
         self._send: Send = send if connection is None else getattr(cycle, "send", send)
@@ -284,30 +285,39 @@ class _Client:
         """Whether the connection is closed, which uvicorn tells only the last of several pipelined requests."""
         return self._connection is not None and self._connection.is_closing()
 
-    async def send(self, message: Message) -> bool:
+    async def send(self, frames: bytes, *, is_last: bool = False) -> bool:
         """Send, waiting for the client if need be; False if it has left without the server's having noticed.
 
         That is so where further requests are pipelined; uvloop raises then.
         """
         try:
-            await self._send(message)
+            await self._send({"type": "http.response.body", "body": frames, "more_body": not is_last})
         except RuntimeError as error:
             logger.debug("client gone: %s", error)
             return False
         return True
 
-    def send_now(self, message: Message) -> bool:
-        """The same without waiting: uvicorn's `send` waits for nothing but a connection that is not ready."""
-        sending = cast("Coroutine[None, None, None]", self._send(message))
+    def send_now(self, frames: bytes, *, is_last: bool) -> bool:
+        """The same without waiting: a connection that is ready takes what it is given."""
+        if frames and not is_last and self._connection is not None and self._is_chunked():
+            # What uvicorn would do as well, in a fifth of the time (RFC 9112, 7.1).
+            try:
+                self._connection.write(b"%x\r\n%b\r\n" % (len(frames), frames))
+            except RuntimeError as error:
+                logger.debug("client gone: %s", error)
+                return False
+            return True
+        sending = self.send(frames, is_last=is_last)
         try:
             sending.send(None)
-        except StopIteration:
-            return True
-        except RuntimeError as error:
-            logger.debug("client gone: %s", error)
-            return False
+        except StopIteration as stop:
+            return bool(stop.value)
         sending.close()
         raise AssertionError("the server waits where it should not")
+
+    def _is_chunked(self) -> bool:
+        """Whether the response has begun, and its body goes out in chunks; so said by uvicorn's httptools protocol."""
+        return getattr(self._cycle, "chunked_encoding", None) is True
 
     async def until_taken(self) -> None:
         """Return when the client has taken what was written; cut it if it takes nothing for too long."""
@@ -318,7 +328,7 @@ class _Client:
         while left:
             try:
                 async with asyncio.timeout(_LOOK):
-                    await self.send({"type": "http.response.body", "body": b"", "more_body": True})
+                    await self.send(b"")
             except TimeoutError:
                 before, left = left, _unsent(connection)
                 patience = self._write_timeout if left < before else patience - _LOOK

@@ -43,7 +43,7 @@ _SHARE_ENTRIES = 64
 _SHARE_BYTES = 16_384
 """What a ring may grow by for each follower: one that has few is not worth much memory, they can read pages."""
 
-_PAGE = 512
+_PAGE = 1024
 _FIRST_PAGE = 8
 _PAGE_GROWTH = 4
 """How many times as many entries a page may have as the one before: small ones do not tell how large the next are."""
@@ -132,6 +132,11 @@ class Follower:
     def is_over(self) -> bool:
         """Nothing more comes, whether or not the log has ended."""
         return self.is_closed or self._tail.is_closed
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Another `take`, with nothing new, would give nothing."""
+        return self.position == self._tail.top != TERMINAL
 
     def take(self) -> bytes | Place | Step:
         """What to send next, about as much as one write shall have: frames, or a new place in the queue."""
@@ -257,6 +262,8 @@ class Tail:
         self._base = START
         self._entries: list[Entry] = []
         self._bytes = 0
+        self._told, self._told_top = 0, START
+        """How many of the entries followers were told of, and the last of them."""
         self._runs: dict[tuple[EntryId, Encoder], tuple[EntryId, bytes]] = {}
         self._is_telling = False
         self._most = self._most_bytes = 0
@@ -286,7 +293,9 @@ class Tail:
         if run is None:
             if position < self._base:
                 return None
-            run = _one_write(self._entries[bisect_right(self._entries, position, key=_ID) :], encoder)
+            # Nearly all followers are where they were told of the last news.
+            start = self._told if position == self._told_top else bisect_right(self._entries, position, key=_ID)
+            run = _one_write(self._entries[start:], encoder)
             if self._is_telling and encoder.is_shared:
                 self._runs[position, encoder] = run
         return run
@@ -399,6 +408,7 @@ class Tail:
         if drop:
             self._base = self._entries[drop - 1].id
             self._bytes -= size
+            self._told -= drop
             del self._entries[:drop]
 
     def tell_followers(self) -> None:
@@ -408,6 +418,7 @@ class Tail:
             follower.on_more()
         self._is_telling = False
         self._runs.clear()
+        self._told, self._told_top = len(self._entries), self._base if self.top is None else self.top
 
     def tell_place(self, position: int | None) -> None:
         """Let the followers know the chat's place in the queue."""

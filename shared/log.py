@@ -48,7 +48,7 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import NoScriptError, RedisError, WatchError
+from redis.exceptions import NoScriptError, WatchError
 
 from shared import events, keys
 from shared.chat import Chat
@@ -59,6 +59,9 @@ from shared.wire import Command, Requests
 
 _PAGE = 512
 """Rows that a compaction reads at once, and so the longest run it makes."""
+
+_SCRIPT_VALUES = 256
+"""Values after which an append goes on in a further script, so that no script holds up the others for long."""
 
 _NO_KEY, _NO_EXPIRY = -2, -1
 """What Redis says instead of the time when a key expires."""
@@ -186,31 +189,53 @@ local continues = redis.call('XLEN', log) > begun + 1 and goes_on
 local counted = redis.call('HMGET', record, 'started', 'failures', 'predecessor', 'lost')
 local started, failures, before, lost = unpack(counted)
 return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), request, continues and 1 or 0, before,
-  answer or '', tonumber(lost or 0)}
+  redis.call('XLEN', log), answer or '', tonumber(lost or 0)}
 """
 )
 
-# The hottest of all: it makes nothing that a batch without a terminal entry does not need.
+# The hottest of all: chunks of many chats, as long as there is nothing to say but that they are stored. It answers
+# which batches (from 1) are not, for whatever reason: APPEND then tells. Under one token a log only grows, so that its
+# length says which state it is in, and that is the cheapest thing to ask for. Only a seal after a failover's loss may
+# be of the same length, and Redis refuses the XADD then.
+APPEND_CHUNKS = """
+local left, at = {}, 1
+for i = 1, #KEYS, 2 do
+  local log, token, attempt, first, count = KEYS[i + 1], ARGV[at], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local values = at + 5
+  local is_next = redis.call('XLEN', log) == tonumber(ARGV[at + 1]) and redis.call('HGET', KEYS[i], 'token') == token
+  if not is_next or redis.pcall('XADD', log, attempt .. '-' .. first, 'e', ARGV[values])['err'] then
+    left[#left + 1] = (i + 1) / 2
+  else
+    local lengths, text = #ARGV[values], ARGV[values]
+    if count > 1 then
+      lengths = {lengths}
+      for n = 1, count - 1 do
+        redis.call('XADD', log, attempt .. '-' .. (first + n), 'e', ARGV[values + n])
+        lengths[n + 1] = #ARGV[values + n]
+      end
+      lengths, text = table.concat(lengths, ','), table.concat(ARGV, '', values, values + count - 1)
+    end
+    redis.call('PUBLISH', log,
+      attempt .. '-' .. (first - 1) .. ' ' .. attempt .. '-' .. first .. ' ' .. lengths .. '\\n' .. text)
+  end
+  at = values + count
+end
+return left
+"""
+
 APPEND = (
-    """
+    LUA_PRELUDE
+    + """
 local record, log = KEYS[1], KEYS[2]
 local token, predecessor, attempt, seq = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local terminal, chat, retention = ARGV[5], ARGV[6], ARGV[7]
-local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-if not last then return {'gone'} end
-local top, value = last[1], last[2][2]
-if top == '18446744073709551615-18446744073709551615' then return {'sealed', value} end
+local top, value = top_of(log)
+if not top then return {'gone'} end
+if top == TERMINAL then return {'sealed', value} end
 if redis.call('HGET', record, 'token') ~= token then return {'fenced'} end
 if top ~= predecessor then return {'behind', top} end
 if not ARGV[8] and terminal == '' then return {'appended'} end
 for i = 8, #ARGV do redis.call('XADD', log, attempt .. '-' .. (seq + i - 8), 'e', ARGV[i]) end
-if terminal == '' and not ARGV[9] then
-  redis.call('PUBLISH', log, predecessor .. ' ' .. attempt .. '-' .. ARGV[4] .. ' ' .. #ARGV[8] .. '\\n' .. ARGV[8])
-  return {'appended'}
-end
-"""
-    + LUA_PRELUDE
-    + """
 local values = {unpack(ARGV, 8)}
 local first = values[1] and (attempt .. '-' .. ARGV[4]) or TERMINAL
 if terminal ~= '' then
@@ -316,8 +341,9 @@ class Claimed:
 
     `elapsed_ms` is the time since the chat's first attempt began; `failures` counts the failed attempts before this;
     `continues` says that the chunks of earlier attempts stand, and that this one is to go on after them; `predecessor`
-    was the log's top before. `answer` is what the upstream calls the answer that an earlier attempt began, if this one
-    can have the rest of it (else empty); `lost` counts the answers that were begun and lost.
+    was the log's top before, and `length` is how many entries it has now, the attempt's own beginning included. `answer`
+    is what the upstream calls the answer that an earlier attempt began, if this one can have the rest of it (else
+    empty); `lost` counts the answers that were begun and lost.
     """
 
     attempt: int
@@ -326,6 +352,7 @@ class Claimed:
     request: bytes
     continues: bool
     predecessor: EntryId
+    length: int
     answer: str = ""
     lost: int = 0
 
@@ -371,16 +398,21 @@ class Unserved:
     reason: str
 
 
+APPENDED = Appended()
+
 AppendResult = Appended | Behind | Sealed | Fenced | Gone | Unserved
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Chunks `first_seq`, `first_seq + 1`, … of an attempt, then perhaps the terminal entry."""
+class Batch(NamedTuple):
+    """Chunks `first_seq`, `first_seq + 1`, … of an attempt, then perhaps the terminal entry.
+
+    `before` is how many entries the log has in front of the attempt's first chunk (`Claimed.length`).
+    """
 
     chat_id: str
     token: str
     attempt: int
+    before: int
     first_seq: int
     values: Sequence[bytes]
     terminal: bytes | None = None
@@ -401,6 +433,7 @@ class ChatLog:
         self._requests = requests
         self._retention_ms = int(retention * 1000)
         self._claim = redis.register_script(CLAIM)
+        self._append_chunks = redis.register_script(APPEND_CHUNKS)
         self._append = redis.register_script(APPEND)
         self._seal = redis.register_script(SEAL)
         self._end_orphan = redis.register_script(END_ORPHAN)
@@ -450,10 +483,10 @@ class ChatLog:
         )
         match reply[0]:
             case b"claimed":
-                _, attempt, elapsed_ms, failures, request, continues, before, answer, lost = reply
+                _, attempt, elapsed_ms, failures, request, continues, before, length, answer, lost = reply
                 predecessor = EntryId.parse(before)
                 return Claimed(
-                    attempt, elapsed_ms, failures, request, bool(continues), predecessor, answer.decode(), lost
+                    attempt, elapsed_ms, failures, request, bool(continues), predecessor, length, answer.decode(), lost
                 )
             case b"refused":
                 return Refused()
@@ -478,25 +511,61 @@ class ChatLog:
         return [answer.decode() for answer, _ in found]
 
     async def append(self, batches: Sequence[Batch]) -> list[AppendResult]:
-        """Append each batch to its log, all in one round trip; atomic per batch, results in the same order.
+        """Append each batch to its log, in one round trip as long as all goes well; atomic per batch, results in order.
 
         Raises:
             shared.connect.FAILURES: the connection failed; any of the batches may have been stored. Send them again.
         """
-        replies = await self._send(batches)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            await self._redis.script_load(APPEND)
-            replies = await self._send(batches)
-        return [Unserved(str(r)) if isinstance(r, RedisError) else _append_result(r) for r in replies]
+        results: list[AppendResult] = [APPENDED] * len(batches)
+        runs, left = [list[int]()], list[int]()
+        size = 0
+        for index, batch in enumerate(batches):
+            if batch.terminal is not None or not batch.values:
+                left.append(index)
+                continue
+            runs[-1].append(index)
+            size += len(batch.values)
+            if size >= _SCRIPT_VALUES:
+                runs.append([])
+                size = 0
+        runs = [run for run in runs if run]
+        commands = [self._chunks_command([batches[index] for index in run]) for run in runs]
+        replies = await self._send([*commands, *[self._append_command(batches[index]) for index in left]])
+        for index, reply in zip(left, replies[len(runs) :], strict=True):
+            results[index] = _append_result(reply)
+        again = list[int]()
+        for run, reply in zip(runs, replies, strict=False):
+            again += run if isinstance(reply, Exception) else [run[number - 1] for number in reply]
+        if again:
+            replies = await self._send([self._append_command(batches[index]) for index in again])
+            for index, reply in zip(again, replies, strict=True):
+                results[index] = _append_result(reply)
+        return results
 
-    async def _send(self, batches: Sequence[Batch]) -> list[Any]:
-        commands = [self._append_command(batch) for batch in batches]
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies, errors among them as exceptions; the scripts are loaded if the server does not know them."""
+        replies = await self._send_once(commands)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            for script in (APPEND_CHUNKS, APPEND):
+                await self._redis.script_load(script)
+            replies = await self._send_once(commands)
+        return replies
+
+    async def _send_once(self, commands: Sequence[Command]) -> list[Any]:
         if self._requests is not None:
             return await self._requests(commands)
         async with self._redis.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
             return await pipe.execute(raise_on_error=False)
+
+    def _chunks_command(self, batches: Sequence[Batch]) -> Command:
+        """What appends chunks alone; see there for what it answers."""
+        names, arguments = list[str](), list[Any]()
+        for chat_id, token, attempt, before, first_seq, values, _ in batches:
+            names += (keys.record(chat_id), keys.log(chat_id))
+            arguments += (token, before + first_seq - 1, attempt, first_seq, len(values), *values)
+        return ("EVALSHA", self._append_chunks.sha, len(names), *names, *arguments)
 
     def _append_command(self, batch: Batch) -> Command:
         chat_id, attempt, seq = batch.chat_id, batch.attempt, batch.first_seq
@@ -663,10 +732,12 @@ class Publication(NamedTuple):
         return cls(EntryId.parse(predecessor), entries)
 
 
-def _append_result(reply: list[bytes]) -> AppendResult:
+def _append_result(reply: list[bytes] | Exception) -> AppendResult:
+    if isinstance(reply, Exception):
+        return Unserved(str(reply))
     match reply[0]:
         case b"appended":
-            return Appended()
+            return APPENDED
         case b"behind":
             return Behind(EntryId.parse(reply[1]))
         case _:

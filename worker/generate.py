@@ -32,6 +32,7 @@ _STORED_PER_ANSWER = 16
 
 _STORED_AT_LEAST = 1_048_576
 
+_TEXT_CHUNK = Kind.TEXT_CHUNK.value
 _UNEXPECTED = events.error("Something went wrong here; it has been logged.", "server_error", None)
 _WORKER_LOST = UpstreamError(
     "The worker was lost while it generated.", code="worker_lost", type_="server_error", is_final=True
@@ -65,11 +66,11 @@ class Answer:
         text = self.template.text_of(raw)
         if text is not None:
             self.size += len(text)
-            return Kind.TEXT_CHUNK.value + text
+            return _TEXT_CHUNK + text
         chunk = _parse_chunk(raw)
         is_plain = self.note(chunk)
         value = self.encoder.encode(chunk)
-        if is_plain and value[:1] == Kind.TEXT_CHUNK.value:
+        if is_plain and value[:1] == _TEXT_CHUNK:
             self.template.learn(raw, chunk)
         return value
 
@@ -239,6 +240,7 @@ class Generator:
             turn.chat_id,
             turn.token,
             claim.attempt,
+            claim.length,
             on_lost=task.cancel,
             reclaim=lambda: self._reclaim(turn, claim),
         )

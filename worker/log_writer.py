@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 
 from shared.connect import FAILURES
 from shared.cursor import EntryId
-from shared.log import Appended, AppendResult, Batch, Behind, ChatLog, Fenced, Gone, Sealed, Unserved
+from shared.log import APPENDED, Appended, AppendResult, Batch, Behind, ChatLog, Fenced, Gone, Sealed, Unserved
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class AttemptLog:
         chat_id: str,
         token: str,
         attempt: int,
+        before: int,
         mark: Callable[["AttemptLog"], None],
         on_lost: Callable[[], object],
         reclaim: Callable[[], Awaitable[bool]],
@@ -56,6 +57,7 @@ class AttemptLog:
         self.chat_id = chat_id
         self.token = token
         self.attempt = attempt
+        self._before = before
         self.size = 0
         self._mark = mark
         self._on_lost = on_lost
@@ -154,7 +156,7 @@ class AttemptLog:
             size += len(self._values[end])
             end += 1
         terminal = self._terminal if end == len(self._values) else None
-        return Batch(self.chat_id, self.token, self.attempt, start + 1, self._values[start:end], terminal)
+        return Batch(self.chat_id, self.token, self.attempt, self._before, start + 1, self._values[start:end], terminal)
 
     def settle(self, batch: Batch, result: Appended | Behind | Sealed | Fenced | Gone) -> None:
         """Take the log's answer to a batch."""
@@ -169,8 +171,10 @@ class AttemptLog:
                 self.lose(result)
 
     def _store(self, seq: int) -> None:
-        self._pending_bytes -= sum(map(len, self._values[self._stored : seq]))
-        self._pending_bytes += sum(map(len, self._values[seq : self._stored]))
+        if seq >= self._stored:
+            self._pending_bytes -= sum(map(len, self._values[self._stored : seq]))
+        else:
+            self._pending_bytes += sum(map(len, self._values[seq : self._stored]))
         self._stored = seq
         self._progress.set()
         if seq < len(self._values) or self._terminal is not None:
@@ -190,15 +194,16 @@ class LogWriter:
         chat_id: str,
         token: str,
         attempt: int,
+        before: int,
         *,
         on_lost: Callable[[], object],
         reclaim: Callable[[], Awaitable[bool]],
     ) -> AttemptLog:
-        """Begin writing an attempt that `token` has claimed.
+        """Begin writing an attempt that `token` has claimed; `before` is the log's length then (`Claimed.length`).
 
         `on_lost` is called once if the log is taken from it; `reclaim` has it back if only its claim was forgotten.
         """
-        return AttemptLog(chat_id, token, attempt, self._mark, on_lost, reclaim)
+        return AttemptLog(chat_id, token, attempt, before, self._mark, on_lost, reclaim)
 
     def _mark(self, log: AttemptLog) -> None:
         self._dirty[log] = None
@@ -231,7 +236,10 @@ class LogWriter:
         batches = [log.next_batch() for log in logs]
         try:
             replies = await self._log.append(batches)
-            results = [await _reclaimed(log, reply) for log, reply in zip(logs, replies, strict=True)]
+            results = [
+                reply if reply is APPENDED else await _reclaimed(log, reply)
+                for log, reply in zip(logs, replies, strict=True)
+            ]
         except FAILURES as error:
             logger.warning("append failed, trying again: %s", error)
             for log in logs:

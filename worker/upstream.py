@@ -430,6 +430,10 @@ class DataDecoder:
         """
         if self.is_done:
             return []
+        if not self._rest and not self._data and received.startswith(b"data: {") and received.endswith(b"\n\n"):
+            data = received[6:-2]
+            if b"\n" not in data and b"\r" not in data:  # one event, whole, as nearly all reads are
+                return [data]
         buffer = self._rest + received
         if b"\r" in buffer:
             # A last CR may be half of a CRLF: it waits for what follows.

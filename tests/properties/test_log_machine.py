@@ -31,8 +31,8 @@ WORKERS = st.sampled_from(["red", "blue"])
 class Attempt:
     """A worker's own memory of an attempt: what it generated, and how much of that it believes to be stored."""
 
-    def __init__(self, token, number):
-        self.token, self.number = token, number
+    def __init__(self, token, number, before):
+        self.token, self.number, self.before = token, number, before
         self.values, self.stored, self.is_fenced = [], 0, False
 
 
@@ -93,7 +93,7 @@ class LogMachine(RuleBasedStateMachine):
             assert result.continues == (self.has_chunks and self.policy is OnWorkerLoss.CONTINUE)
             assert result.attempt == len(self.intended) + 1
             self.fence_all()
-            self.current[worker] = self.attempts[token] = Attempt(token, result.attempt)
+            self.current[worker] = self.attempts[token] = Attempt(token, result.attempt, result.length)
             self.intended[result.attempt] = self.attempts[token].values
 
     @property
@@ -125,6 +125,7 @@ class LogMachine(RuleBasedStateMachine):
             self.chat_id,
             attempt.token,
             attempt.number,
+            attempt.before,
             attempt.stored + 1,
             list(attempt.values[attempt.stored :]),
             terminal,

@@ -27,6 +27,7 @@ class FakeFollower:
         self.is_page_due = True
         self.on_more = None
         self.parting = b""
+        self.is_at_edge = False
 
     def take(self):
         if self.is_over or self.taken == self.count:

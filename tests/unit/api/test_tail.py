@@ -304,7 +304,7 @@ async def test_a_late_reader_keeps_nothing_of_the_pages_it_reads():
     while len(received) < len(replica.frames()):
         frames = await follower.next(60)
         assert len(frames) < tail_module._WRITE_BYTES + 100_200
-        assert living_entries() == before
+        assert living_entries() <= before  # an earlier test may have left some for the collector
         received += frames
     assert received == replica.frames()
     follower.close()

@@ -22,8 +22,8 @@ async def create(queue):
 
 
 async def attempt(log, chat_id, token, number, values, terminal=None):
-    await log.claim(chat_id, token=token, worker_id="w", reason="-")
-    await log.append([Batch(chat_id, token, number, 1, values, terminal)])
+    claim = await log.claim(chat_id, token=token, worker_id="w", reason="-")
+    await log.append([Batch(chat_id, token, number, claim.length, 1, values, terminal)])
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_an_id_that_never_was_names_no_entry_of_a_compacted_log_either(log
 async def test_a_compacted_log_is_as_sealed_as_before(log, redis, chat_id):
     entries = await all_of(log, chat_id)
     assert await log.compact(chat_id)
-    assert await log.append([Batch(chat_id, "B", 2, 704, [b"tx"])]) == [Sealed(DONE)]
+    assert await log.append([Batch(chat_id, "B", 2, 3, 704, [b"tx"])]) == [Sealed(DONE)]
     assert await log.claim(chat_id, token="C", worker_id="w", reason="-") == Sealed(DONE)
     assert await log.seal(chat_id, events.cancelled()) == Sealed(DONE)
     assert await log.end_orphan(chat_id, events.cancelled()) == Sealed(DONE)
@@ -154,7 +154,7 @@ async def test_what_is_gone_stays_gone(log, redis):
 async def test_a_log_that_is_deleted_while_it_is_compacted_stays_gone(log, redis, chat_id, when_read):
     when_read(lambda: redis.delete(keys.log(chat_id), keys.record(chat_id)))
     assert not await log.compact(chat_id)
-    assert await log.append([Batch(chat_id, "B", 2, 704, [b"tx"])]) == [Gone()]
+    assert await log.append([Batch(chat_id, "B", 2, 3, 704, [b"tx"])]) == [Gone()]
     assert await redis.exists(keys.log(chat_id), keys.packed(chat_id)) == 0
 
 

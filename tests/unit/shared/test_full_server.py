@@ -49,7 +49,7 @@ async def test_nothing_changes_while_the_server_is_full(redis):
     assert await refused_then_served(redis, lambda: queue.submit(chat, 10)) == Created()
     assert await refused_then_served(redis, lambda: queue.start(f"{chat.id}:1", 60_000)) is not None
     assert isinstance(await refused_then_served(redis, claim("A")), Claimed)
-    batch = Batch(chat.id, "A", 1, 1, [b"tx"])
+    batch = Batch(chat.id, "A", 1, 2, 1, [b"tx"])
     assert await refused_then_served(redis, lambda: log.append([batch])) == [Appended()]
     assert await refused_then_served(redis, lambda: queue.hand_over(chat.id, "A", failed=True)) == HandedOver()
     assert isinstance(await refused_then_served(redis, claim("B")), Claimed)
@@ -77,5 +77,5 @@ async def test_a_log_is_compacted_wholly_or_not_at_all(redis):
     log, chat = ChatLog(redis, 60), NewChat(new_chat_id(), "m", b"{}", "f")
     await JobQueue(redis).submit(chat, 10)
     await log.claim(chat.id, token="A", worker_id="w", reason="-")
-    await log.append([Batch(chat.id, "A", 1, 1, [b"t"] * 100, events.cancelled())])
+    await log.append([Batch(chat.id, "A", 1, 2, 1, [b"t"] * 100, events.cancelled())])
     assert await refused_then_served(redis, lambda: log.compact(chat.id))

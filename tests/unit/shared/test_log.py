@@ -41,13 +41,14 @@ async def claim(log, chat_id, token="A", **options):
     return await log.claim(chat_id, token=token, worker_id=f"worker-{token}", reason="why", **options)
 
 
-async def append(log, *args, **options):
-    (result,) = await log.append([Batch(*args, **options)])
+async def append(log, chat_id, token, attempt, *args, **options):
+    before = sum(entry.id <= (attempt, 0) for entry in await log.read(chat_id, START, 10_000))
+    (result,) = await log.append([Batch(chat_id, token, attempt, before, *args, **options)])
     return result
 
 
 async def values(log, chat_id):
-    return [(str(entry.id), entry.value) for entry in await log.read(chat_id, START, 100)]
+    return [(str(entry.id), entry.value) for entry in await log.read(chat_id, START, 1000)]
 
 
 async def status(log, chat_id):
@@ -58,7 +59,7 @@ async def status(log, chat_id):
 async def test_a_claim_begins_the_next_attempt(log, chat_id):
     assert await status(log, chat_id) is Status.QUEUED
     claimed = await claim(log, chat_id)
-    assert claimed == Claimed(1, claimed.elapsed_ms, 0, b'{"x":1}', continues=False, predecessor=ACCEPTED)
+    assert claimed == Claimed(1, claimed.elapsed_ms, 0, b'{"x":1}', continues=False, predecessor=ACCEPTED, length=2)
     assert await status(log, chat_id) is Status.RUNNING
     (_, (beginning, value)) = await values(log, chat_id)
     entry = (await log.read(chat_id, ACCEPTED, 1))[0]
@@ -281,8 +282,41 @@ async def test_several_chats_are_appended_in_one_round_trip_each_on_its_own(log,
     a, b = await create(queue), await create(queue)
     await claim(log, a, "A")
     await claim(log, b, "B")
-    results = await log.append([Batch(a, "A", 1, 1, [b"ta"]), Batch(b, "Z", 1, 1, [b"tb"]), Batch("x", "A", 1, 1, [])])
-    assert results == [Appended(), Fenced(), Gone()]
+    results = await log.append(
+        [
+            Batch(a, "A", 1, 2, 1, [b"ta"]),
+            Batch(b, "Z", 1, 2, 1, [b"tb"]),
+            Batch("x", "A", 1, 2, 1, []),
+            Batch(b, "B", 1, 2, 1, [b"tc", b"td"]),
+        ]
+    )
+    assert results == [Appended(), Fenced(), Gone(), Appended()]
+    assert (await values(log, a))[2:] == [("1-1", b"ta")]
+    assert (await values(log, b))[2:] == [("1-1", b"tc"), ("1-2", b"td")]
+
+
+async def test_more_than_one_script_takes_are_appended_all_the_same(log, queue):
+    chats = [await create(queue) for _ in range(6)]
+    for chat in chats:
+        await claim(log, chat, "A")
+    batches = [Batch(chat, "A", 1, 2, 1, [b"t%d" % n for n in range(100)]) for chat in chats]
+    batches[3] = batches[3]._replace(token="Z")
+    results = await log.append(batches)
+    assert results == [Appended()] * 3 + [Fenced()] + [Appended()] * 2
+    for chat, batch, result in zip(chats, batches, results, strict=True):
+        stored = [value for _, value in (await values(log, chat))[2:]]
+        assert stored == (batch.values if result == Appended() else [])
+
+
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
+async def test_a_log_of_the_right_length_that_lost_entries_and_was_sealed_takes_no_chunks(log, redis, chat_id):
+    await claim(log, chat_id)
+    await append(log, chat_id, "A", 1, 1, [b"ta"])
+    await redis.xdel(keys.log(chat_id), "1-1")  # as a failover may forget it
+    await log.seal(chat_id, DONE)
+    (result,) = await log.append([Batch(chat_id, "A", 1, 2, 2, [b"tb", b"tc"])])
+    assert result == Sealed(DONE)
+    assert [id_ for id_, _ in await values(log, chat_id)] == ["0-1", "1-0", str(TERMINAL)]
 
 
 async def test_scripts_are_loaded_again_after_the_server_forgot_them(log, redis, chat_id):

@@ -47,6 +47,7 @@ async def open_attempt(log, queue, writer, token="A"):
         chat.id,
         token,
         claim.attempt,
+        claim.length,
         on_lost=lambda: None,
         reclaim=lambda: log.reclaim(chat.id, claim, token=token, worker_id="w", reason="-"),
     )
