@@ -13,10 +13,9 @@ is not told at all. No event type exists for a cancelled response either: the te
 whose response has the status `cancelled`.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from api.responses.output import REASONING, REFUSAL, TEXT, Call, Item, read_logprobs
+from api.responses.output import REASONING, REFUSAL, SUMMARY, TEXT, Call, Item, read_logprobs
 from api.responses.shape import Head, known_service_tier, response_error, response_usage
 from shared import json_text
 from shared.events import Entry, Json, Kind, first_choice
@@ -26,11 +25,12 @@ _RESTART_MESSAGE = (
     "The generation was restarted after a failure, and what came before is void. Read the response again."
 )
 
+_TEXT_CHUNK = Kind.TEXT_CHUNK.value
+_OPEN = frozenset({"", "queued", "in_progress"})
 _INCOMPLETE = {"length": "max_output_tokens", "max_tokens": "max_output_tokens", "content_filter": "content_filter"}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event; `number` is its sequence_number."""
 
     number: int
@@ -52,10 +52,11 @@ class Event:
 
 
 class ResponseFold:
-    """Takes a log's entries in order, from its beginning."""
+    """Takes a log's entries in order, from its beginning. One that `is_quiet` counts events and makes none."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, *, is_quiet: bool = False) -> None:
         self._head = head
+        self._is_quiet = is_quiet
         self._number = 0
         self._events: list[Event] = []
         self._status = ""
@@ -78,7 +79,7 @@ class ResponseFold:
     @property
     def is_over(self) -> bool:
         """The log has ended."""
-        return self._status not in ("", "queued", "in_progress")
+        return self._status not in _OPEN
 
     def take(self, entry: Entry) -> list[Event]:
         """The events that follow from the next entry."""
@@ -87,7 +88,10 @@ class ResponseFold:
             return []
         if not self._status:
             self._begin_epoch("queued" if self._head.is_background else "in_progress")
-        if entry.is_chunk:
+        if entry.value[:1] == _TEXT_CHUNK:  # nearly all are, hence the short way
+            self._begin()
+            self._add_text(entry.value[1:].decode(), TEXT, self._repeated_logprobs)
+        elif entry.is_chunk:
             self._take_chunk(entry)
         else:
             self._take_other(entry)
@@ -106,12 +110,13 @@ class ResponseFold:
         )
 
     def _emit(self, type_: str, members: Json) -> None:
-        data = {"type": type_, "sequence_number": self._number, **members}
-        self._events.append(Event(self._number, type_, data))
+        if not self._is_quiet:
+            data = {"type": type_, "sequence_number": self._number, **members}
+            self._events.append(Event(self._number, type_, data))
         self._number += 1
 
     def _emit_response(self, type_: str) -> None:
-        self._emit(type_, {"response": self.response()})
+        self._emit(type_, {} if self._is_quiet else {"response": self.response()})
 
     def _begin_epoch(self, status: str) -> None:
         self._status = status
@@ -151,9 +156,6 @@ class ResponseFold:
 
     def _take_chunk(self, entry: Entry) -> None:
         self._begin()
-        if entry.value[:1] == Kind.TEXT_CHUNK.value:  # nearly all are, hence the short way
-            self._add_text(entry.value[1:].decode(), TEXT, self._repeated_logprobs)
-            return
         chunk = entry.payload()
         choice = first_choice(chunk) or {}
         logprobs = read_logprobs(choice) if self._head.shows_logprobs else []
@@ -168,7 +170,7 @@ class ResponseFold:
 
     def _take_delta(self, delta: Json, logprobs: list[Json]) -> None:
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        self._add_text(reasoning, REASONING, [])
+        self._add_text(reasoning, SUMMARY if self._head.shows_summaries else REASONING, [])
         self._add_text(delta.get("content"), TEXT, logprobs)
         self._add_text(delta.get("refusal"), REFUSAL, [])
         calls = delta.get("tool_calls")
@@ -177,16 +179,14 @@ class ResponseFold:
                 self._take_call(call, position)
 
     def _add_text(self, text: Any, kind: str, logprobs: list[Json]) -> None:
-        if kind == TEXT:
+        if kind == TEXT and (logprobs or self._pending_logprobs):  # tokens without text wait for the next that has some
             logprobs = self._pending_logprobs + logprobs
-            self._pending_logprobs = []
+            self._pending_logprobs = [] if text else logprobs
         if not isinstance(text, str) or not text:
-            if kind == TEXT:
-                self._pending_logprobs = logprobs
             return
-        item = self._open
-        if item is None or item.is_reasoning != (kind == REASONING):
-            item = self._open_item(is_reasoning=kind == REASONING)
+        item, is_reasoning = self._open, kind in (REASONING, SUMMARY)
+        if item is None or item.is_reasoning != is_reasoning:
+            item = self._open_item(is_reasoning=is_reasoning)
         if not item.parts or item.parts[-1].kind != kind:
             self._open_part(item, kind)
         self._emit(*item.delta(text, logprobs))

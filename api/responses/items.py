@@ -4,8 +4,10 @@ A response's output is several items (reasoning, message, function calls), where
 text and tool calls. So neighbouring items of the assistant become one message as far as that can hold them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from api.errors import ApiError
 from api.responses.checks import expect, invalid, missing, one_of, only, optional, path, required, unsupported
 from shared.events import Json
 
@@ -15,15 +17,23 @@ _FOREIGN = ("namespace", "caller")
 _NO_PLACE = "Chat Completions upstreams have no such item"
 
 
-def messages_of(items: Any, param: str = "input") -> list[Json]:
-    """The messages that `input`, a text or a list of items, stands for.
+def references_of(items: Any) -> list[str]:
+    """The ids of items that `input` refers to; tolerates any shape."""
+    found = (
+        [item for item in items if isinstance(item, dict) and _is_reference(item)] if isinstance(items, list) else []
+    )
+    return [item["id"] for item in found if isinstance(item.get("id"), str)]
+
+
+def messages_of(items: Any, param: str = "input", known: Mapping[str, Json] | None = None) -> list[Json]:
+    """The messages that `input`, a text or a list of items, stands for; `known` are the items that it refers to.
 
     Raises:
-        ApiError: 400 that names the item or its member.
+        ApiError: 400 that names the item or its member, 404 for a reference to what is not known.
     """
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
-    messages = _Messages()
+    messages = _Messages(known or {})
     if not isinstance(items, list):
         raise invalid(param, "expected a string or an array of items", "invalid_type")
     for index, item in enumerate(items):
@@ -34,7 +44,8 @@ def messages_of(items: Any, param: str = "input") -> list[Json]:
 class _Messages:
     """Takes items in order; `_open` is the assistant's message that still grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[str, Json]) -> None:
+        self._known = known
         self._messages: list[Json] = []
         self._open: Json | None = None
         self._reasoning = ""
@@ -44,7 +55,9 @@ class _Messages:
         return self._messages
 
     def add(self, item: Json, param: str) -> None:
-        kind = item.get("type", "message" if "role" in item else None)
+        if _is_reference(item):
+            item = self._look_up(item, param)
+        kind = item.get("type", "message")
         match kind:
             case "message":
                 self._add_message(item, param)
@@ -54,12 +67,17 @@ class _Messages:
                 self._add_call_output(item, param)
             case "reasoning":
                 self._add_reasoning(item, param)
-            case "item_reference" | None:
-                raise unsupported(path(param, "type"), "send the item itself instead of a reference")
             case str():
                 raise unsupported(path(param, "type"), f"{_NO_PLACE} as {kind[:64]!r}")
             case _:
                 raise invalid(path(param, "type"), "expected a string", "invalid_type")
+
+    def _look_up(self, reference: Json, param: str) -> Json:
+        only(reference, ("type", "id"), param)
+        id_ = required(reference, "id", str, param)
+        if id_ not in self._known:
+            raise ApiError(404, f"Item with id '{id_[:64]}' not found.", param=path(param, "id"), code="item_not_found")
+        return self._known[id_]
 
     def _close(self) -> None:
         if self._open is not None:
@@ -121,10 +139,16 @@ class _Messages:
         only(item, ("type", "id", "summary", "content", "encrypted_content", "status"), param)
         if self._open is not None and not self._open.get("tool_calls"):
             self._close()
-        parts = optional(item, "content", list, param) or []
-        for index, part in enumerate(parts):
-            where = f"{path(param, 'content')}[{index}]"
+        name = "content" if optional(item, "content", list, param) else "summary"
+        for index, part in enumerate(optional(item, name, list, param) or []):
+            where = f"{path(param, name)}[{index}]"
             self._reasoning += required(expect(part, dict, where), "text", str, where)
+
+
+def _is_reference(item: Json) -> bool:
+    return item.get("type") == "item_reference" or (
+        "id" in item and item.keys() <= {"type", "id"} and not item.get("type")
+    )
 
 
 def _refuse_foreign(item: Json, param: str) -> None:

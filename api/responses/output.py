@@ -5,19 +5,21 @@ from typing import Any
 
 from shared.events import Json
 
-TEXT, REFUSAL, REASONING = "output_text", "refusal", "reasoning_text"
+TEXT, REFUSAL, REASONING, SUMMARY = "output_text", "refusal", "reasoning_text", "summary_text"
 
-_DELTA = {
-    TEXT: "response.output_text.delta",
-    REFUSAL: "response.refusal.delta",
-    REASONING: "response.reasoning_text.delta",
+_CONTENT_PART = "response.content_part"
+_TOLD_AS = {
+    TEXT: ("response.output_text", _CONTENT_PART, "content_index", "text"),
+    REFUSAL: ("response.refusal", _CONTENT_PART, "content_index", "refusal"),
+    REASONING: ("response.reasoning_text", _CONTENT_PART, "content_index", "text"),
+    SUMMARY: ("response.reasoning_summary_text", "response.reasoning_summary_part", "summary_index", "text"),
 }
-_DONE = {TEXT: "response.output_text.done", REFUSAL: "response.refusal.done", REASONING: "response.reasoning_text.done"}
+"""The events of each kind of part: of its text, of itself, and what they call its place and its text."""
 
 
 @dataclass(slots=True)
 class Part:
-    """One part of an item's content; `kind` is its type."""
+    """One part of an item; `kind` is its type."""
 
     kind: str
     texts: list[str] = field(default_factory=list)
@@ -30,13 +32,13 @@ class Part:
     def shape(self) -> Json:
         """The part as it stands."""
         if self.kind == TEXT:
-            return {"type": TEXT, "text": self.text, "annotations": [], "logprobs": self.logprobs}
-        return {"type": self.kind, "refusal" if self.kind == REFUSAL else "text": self.text}
+            return {"type": TEXT, "text": self.text, "annotations": [], "logprobs": list(self.logprobs)}
+        return {"type": self.kind, _TOLD_AS[self.kind][3]: self.text}
 
 
 @dataclass(slots=True)
 class Item:
-    """A message or a reasoning; `prefix` is that of its id."""
+    """A message or a reasoning; all parts of a reasoning are of one kind."""
 
     index: int
     id: str
@@ -47,42 +49,44 @@ class Item:
     def shape(self) -> Json:
         """The item as it stands."""
         parts = [part.shape() for part in self.parts]
-        if self.is_reasoning:
-            return {"id": self.id, "type": "reasoning", "status": self.status, "summary": [], "content": parts}
-        return {"id": self.id, "type": "message", "status": self.status, "role": "assistant", "content": parts}
+        if not self.is_reasoning:
+            return {"id": self.id, "type": "message", "status": self.status, "role": "assistant", "content": parts}
+        is_summary = bool(parts) and parts[0]["type"] == SUMMARY
+        summary, content = (parts, []) if is_summary else ([], parts)
+        return {"id": self.id, "type": "reasoning", "status": self.status, "summary": summary, "content": content}
 
     def delta(self, text: str, logprobs: list[Json]) -> tuple[str, Json]:
         """Take in the next text of the last part; type and members of the event that tells it."""
         part = self.parts[-1]
         part.texts.append(text)
-        members = {**self._place(), "delta": text}
+        members = self._place()
+        members["delta"] = text
         if part.kind == TEXT:
             part.logprobs += logprobs
             members["logprobs"] = [_brief(logprob) for logprob in logprobs]
-        return _DELTA[part.kind], members
+        return f"{_TOLD_AS[part.kind][0]}.delta", members
 
     def part_added(self, kind: str) -> tuple[str, Json]:
         """Begin a part."""
         self.parts.append(Part(kind))
-        return "response.content_part.added", {**self._place(), "part": self.parts[-1].shape()}
+        return f"{_TOLD_AS[kind][1]}.added", {**self._place(), "part": self.parts[-1].shape()}
 
     def part_done(self) -> list[tuple[str, Json]]:
         """The events that end the last part."""
         part = self.parts[-1]
-        members = {**self._place(), "refusal" if part.kind == REFUSAL else "text": part.text}
+        of_text, of_part, _, name = _TOLD_AS[part.kind]
+        members = {**self._place(), name: part.text}
         if part.kind == TEXT:
             members["logprobs"] = [_brief(logprob) for logprob in part.logprobs]
-        return [
-            (_DONE[part.kind], members),
-            ("response.content_part.done", {**self._place(), "part": part.shape()}),
-        ]
+        return [(f"{of_text}.done", members), (f"{of_part}.done", {**self._place(), "part": part.shape()})]
 
     def done(self) -> list[tuple[str, Json]]:
         """The events that end the item, before the one that says it whole."""
         return self.part_done() if self.parts else []
 
     def _place(self) -> Json:
-        return {"item_id": self.id, "output_index": self.index, "content_index": len(self.parts) - 1}
+        place = _TOLD_AS[self.parts[-1].kind][2]
+        return {"item_id": self.id, "output_index": self.index, place: len(self.parts) - 1}
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ Every parameter that OpenAI's API knows is here: supported, echoed without an ef
 its name. Nothing is ignored in silence; `docs/protocol.md` has the table.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,8 +110,8 @@ class ResponseRequest:
         return {"model": self.model, "messages": messages, **self.parameters, **streaming}
 
 
-def parse_request(body: Json, default_model: str) -> ResponseRequest:
-    """Check a posted body.
+def parse_request(body: Json, default_model: str, known: Mapping[str, Json] | None = None) -> ResponseRequest:
+    """Check a posted body; `known` are the items that its input refers to, by id.
 
     Raises:
         ApiError: 400 that names the parameter.
@@ -131,7 +132,7 @@ def parse_request(body: Json, default_model: str) -> ResponseRequest:
     draft.read_upstream()
     return ResponseRequest(
         model=_model(body) or default_model,
-        messages=_messages(body),
+        messages=_messages(body, known),
         parameters=draft.parameters,
         echo=draft.echo,
         stream=bool(optional(body, "stream", bool)),
@@ -146,12 +147,12 @@ def _model(body: Json) -> str | None:
     return model
 
 
-def _messages(body: Json) -> list[Json]:
+def _messages(body: Json, known: Mapping[str, Json] | None) -> list[Json]:
     if body.get("input") is None:
         if body.get("previous_response_id") is None:
             raise missing("input")
         return []
-    messages = messages_of(body["input"])
+    messages = messages_of(body["input"], known=known)
     if not messages and body.get("previous_response_id") is None:
         raise invalid("input", "must have at least one item with something to say")
     return messages
@@ -247,13 +248,18 @@ class _Draft:
         effort = optional(reasoning, "effort", str, "reasoning")
         if effort is not None:
             self.parameters["reasoning_effort"] = effort
-        for name, accepted in (("summary", "auto"), ("generate_summary", "auto"), ("context", "auto")):
-            if optional(reasoning, name, str, "reasoning") not in (None, accepted):
-                reason = f"the upstream's reasoning comes as it is, if it shows any; {accepted!r} is accepted"
-                raise unsupported(f"reasoning.{name}", reason)
+        summary = optional(reasoning, "summary", str, "reasoning")
+        summary = summary or optional(reasoning, "generate_summary", str, "reasoning")
+        one_of(summary, ("auto", "concise", "detailed"), "reasoning.summary")
+        if summary == "concise":
+            raise unsupported(
+                "reasoning.summary", "nobody sums up; 'auto' and 'detailed' show the upstream's reasoning"
+            )
+        if optional(reasoning, "context", str, "reasoning") not in (None, "auto"):
+            raise unsupported("reasoning.context", "Chat Completions upstreams have effort alone")
         if optional(reasoning, "mode", str, "reasoning") not in (None, "standard"):
             raise unsupported("reasoning.mode", "Chat Completions upstreams have effort alone")
-        self.echo["reasoning"] = {"effort": effort, "summary": reasoning.get("summary")}
+        self.echo["reasoning"] = {"effort": effort, "summary": summary}
 
     def read_metadata(self) -> None:
         metadata = optional(self.body, "metadata", dict) or {}

@@ -1,5 +1,6 @@
 """The response object, and what it is made of that does not come from the log."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -7,6 +8,8 @@ from shared import json_text
 from shared.events import Json
 
 _CHAT, _RESPONSE = "chat_", "resp_"
+
+_ITEM_ID = re.compile(r"[a-z]+_(?P<chat>[a-z2-7]{20})_[0-9]+")
 
 _ECHOED = (
     *("instructions", "max_output_tokens", "parallel_tool_calls", "previous_response_id", "prompt_cache_key"),
@@ -36,6 +39,12 @@ def chat_id_of(response_id: str) -> str | None:
     return _CHAT + suffix if suffix != response_id else None
 
 
+def response_of(item_id: str) -> str | None:
+    """The id of the response that an item belongs to; None for what can be no item's."""
+    match = _ITEM_ID.fullmatch(item_id)
+    return _RESPONSE + match["chat"] if match else None
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What a chat's record says of its response; the same from beginning to end.
@@ -62,6 +71,11 @@ class Head:
     @property
     def is_stored(self) -> bool:
         return bool(self.echo["store"])
+
+    @property
+    def shows_summaries(self) -> bool:
+        """The reasoning is told as its summary, because the client asked for one."""
+        return self.echo["reasoning"]["summary"] is not None
 
     def item_id(self, prefix: str, output_index: int) -> str:
         """The id of an item of the output, the same on every replica."""

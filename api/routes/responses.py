@@ -15,8 +15,9 @@ from api.responses.checks import invalid, unknown
 from api.responses.encoder import ResponseEncoder, Silence
 from api.responses.fold import ResponseFold
 from api.responses.history import history_of, input_items
+from api.responses.items import references_of
 from api.responses.request import INCLUDABLE, ResponseRequest, parse_request
-from api.responses.shape import Head, chat_id_of, response_id_of
+from api.responses.shape import Head, chat_id_of, response_id_of, response_of
 from api.services import Deps, Services
 from api.stream import StreamResponse
 from api.submit import compose, parse_object
@@ -99,8 +100,8 @@ def check_query(request: Request, known: Sequence[str]) -> None:
 async def create(request: Request, deps: Deps, options: OptionsParam) -> Response:
     """Create a response: in the background or not, as a stream of events or as one object."""
     body = parse_object(await read_body(request, deps.settings.max_body))
-    asked = parse_request(body, deps.settings.model)
     async with within_patience():
+        asked = parse_request(body, deps.settings.model, await _referenced(deps, body))
         upstream_request = asked.upstream_request(await _history(deps, asked))
         retention_ms = None if asked.is_stored else _UNSTORED_MS
         chat = compose(body, upstream_request, options, Surface.RESPONSES, asked.origin, retention_ms)
@@ -216,6 +217,21 @@ async def _history(deps: Services, asked: ResponseRequest) -> list[Json]:
     return history_of(previous.head, request, previous.fold.response()["output"])
 
 
+async def _referenced(deps: Services, body: Json) -> dict[str, Json]:
+    """The stored items that a body refers to, by id, as far as there are any: those of responses that have ended."""
+    known = dict[str, Json]()
+    for response_id in {response_of(item_id) for item_id in references_of(body.get("input"))} - {None}:
+        try:
+            found = await _find_stored(deps, str(response_id))
+        except ApiError:
+            continue  # what is missing is told where it is missed
+        request = await deps.log.request(found.chat.id)
+        if found.fold.is_over and request is not None:
+            items = [*input_items(found.head, request), *found.fold.response()["output"]]
+            known |= {item["id"]: item for item in items}
+    return known
+
+
 async def _find_record(deps: Services, response_id: str) -> Chat:
     """The record of a response that may be asked for by its id.
 
@@ -249,7 +265,7 @@ async def _find(deps: Services, chat_id: str) -> Found:
         raise _not_found(response_id_of(chat_id))
     chat, entries = found
     head = _head(chat)
-    fold = ResponseFold(head)
+    fold = ResponseFold(head, is_quiet=True)
     for entry in entries:
         fold.take(entry)
     return Found(chat, head, entries, fold)

@@ -107,6 +107,16 @@ async def test_the_streaming_helper_works(client):
     assert "".join(part.text for part in final.output[0].content) == "Hm."
 
 
+async def test_reasoning_comes_as_a_summary_where_one_was_asked_for(client):
+    script = {"text": "a", "reasoning": "Hm, well."}
+    events = await events_of(
+        await client.responses.create(**asking(script, stream=True, reasoning={"effort": "low", "summary": "auto"}))
+    )
+    told = [event.delta for event in events if event.type == "response.reasoning_summary_text.delta"]
+    (summary,) = events[-1].response.output[0].summary
+    assert "".join(told) == summary.text == "Hm, well."
+
+
 class Sum(BaseModel):
     """A structured answer."""
 
@@ -156,6 +166,21 @@ async def test_tool_loops_without_stored_state_send_the_output_back(client, simu
     sent = (await simulator.request(key))["body"]["messages"]
     assert [message["role"] for message in sent] == ["user", "assistant", "tool"]
     assert sent[1]["reasoning_content"] == "Adding."
+
+
+async def test_items_can_be_referred_to(client, other, simulator, key):
+    first = await client.responses.create(**asking({"tool_calls": CALLS[:1], "text": "Adding."}, tools=[TOOL]))
+    references = [{"type": "item_reference", "id": item.id} for item in first.output]
+    output = {"type": "function_call_output", "call_id": first.output[-1].call_id, "output": "3"}
+    items = [{"role": "user", "content": "1 + 2?"}, *references, output]
+    await other.responses.create(**asking({"text": "3", "key": key}, input=items, tools=[TOOL]))
+    sent = (await simulator.request(key))["body"]["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", "tool"]
+    assert (sent[1]["content"], len(sent[1]["tool_calls"])) == ("Adding.", 1)
+    await client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.responses.create(**asking(input=items, tools=[TOOL]))
+    assert (caught.value.param, caught.value.code) == ("input[1].id", "item_not_found")
 
 
 async def test_a_conversation_goes_on_without_the_instructions_of_before(client, simulator, key):

@@ -57,6 +57,10 @@ LOGS = {
     "background": (head(**FULL), begun().texts("{", "}").done()),
     "empty": (head(), begun().done(usage=None)),
     "reasoning": (head(), begun().delta({"reasoning_content": "Hm"}).delta({"reasoning": "m."}).texts("Yes.").done()),
+    "summary": (
+        head(reasoning={"summary": "auto"}),
+        begun().delta({"reasoning_content": "Hm"}).delta({"reasoning": "m."}).texts("Yes.").done(),
+    ),
     "refusal": (head(), begun().delta({"refusal": "I "}).delta({"refusal": "won't."}).done()),
     "text_then_refusal": (head(), begun().texts("Well").delta({"refusal": "no"}).done()),
     "calls": (

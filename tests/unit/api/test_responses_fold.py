@@ -4,7 +4,7 @@ import json
 
 import pytest
 from harness.chat_logs import LogBuilder
-from harness.response_logs import BACKGROUND, CHAT_ID, DATA, LOGS, begun, head, whole
+from harness.response_logs import BACKGROUND, CHAT_ID, DATA, LOGPROBS, LOGS, begun, head, whole
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
@@ -94,6 +94,8 @@ def test_every_kind_of_event_that_can_occur_has_a_fixture():
         *("response.content_part.added", "response.content_part.done"),
         *(f"response.{kind}.{step}" for kind in ("output_text", "refusal") for step in ("delta", "done")),
         *("response.reasoning_text.delta", "response.reasoning_text.done"),
+        *("response.reasoning_summary_text.delta", "response.reasoning_summary_text.done"),
+        *("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"),
         *("response.function_call_arguments.delta", "response.function_call_arguments.done"),
     }
 
@@ -341,6 +343,23 @@ def test_a_reader_that_comes_at_any_moment_sees_one_epoch_and_it_begins_with_cre
     assert "error" not in types(seen)[:-1]
     if "error" not in types(seen):
         assert seen[-1] == events[-1]
+
+
+@given(log=logs())
+def test_an_event_does_not_change_once_it_is_made(log):
+    folding, events, frames = ResponseFold(head(include=["message.output_text.logprobs"])), [], []
+    for entry in log.delta({"content": "x"}, logprobs=LOGPROBS).entries:
+        for event in folding.take(entry):
+            events.append(event)
+            frames.append(event.frame())
+    assert [event.frame() for event in events] == frames
+
+
+@given(log=logs())
+def test_a_quiet_fold_comes_to_the_same_response(log):
+    quiet, (loud, _) = ResponseFold(head(), is_quiet=True), fold(head(), log)
+    assert not any(quiet.take(entry) for entry in log.entries)
+    assert quiet.response() == loud.response()
 
 
 @given(log=logs())

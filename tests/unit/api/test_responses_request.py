@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from api.errors import ApiError
 from api.responses.history import history_of, input_items
+from api.responses.items import references_of
 from api.responses.request import parse_request
 from api.responses.shape import Head
 from shared import json_text
@@ -199,7 +200,8 @@ REFUSED = [
     ({"include": ["x"]}, "include[0]", "invalid_value"),
     ({"metadata": {"a": 1}}, "metadata.a", "invalid_value"),
     ({"metadata": {str(number): "" for number in range(17)}}, "metadata", "invalid_value"),
-    ({"reasoning": {"summary": "detailed"}}, "reasoning.summary", "unsupported_parameter"),
+    ({"reasoning": {"summary": "x"}}, "reasoning.summary", "invalid_value"),
+    ({"reasoning": {"summary": "concise"}}, "reasoning.summary", "unsupported_parameter"),
     ({"reasoning": {"mode": "pro"}}, "reasoning.mode", "unsupported_parameter"),
     ({"reasoning": {"x": 1}}, "reasoning.x", "unknown_parameter"),
     ({"text": {"format": {"type": "grammar"}}}, "text.format.type", "invalid_value"),
@@ -222,7 +224,8 @@ REFUSED = [
         "input[0].content[0].file_id",
         "unsupported_parameter",
     ),
-    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type", "unsupported_parameter"),
+    ({"input": [{"type": "item_reference"}]}, "input[0].id", "missing_required_parameter"),
+    ({"input": [{"type": 1}]}, "input[0].type", "invalid_type"),
     ({"input": [{"type": "computer_call"}]}, "input[0].type", "unsupported_parameter"),
     ({"input": [{"type": "function_call", "call_id": "a"}]}, "input[0].name", "missing_required_parameter"),
     (
@@ -295,6 +298,23 @@ def test_no_parameter_of_openais_is_ignored_in_silence(name):
         assert (error.status, error.param) == (400, name)  # noqa: PT017  # either is well
         return
     assert (asked.upstream_request([]), asked.echo, asked.stream) != (least.upstream_request([]), least.echo, False)
+
+
+def test_references_stand_for_the_items_that_they_name():
+    said = {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "output_text", "text": "yo"}]}
+    known = {"msg_1": said, "fc_1": {**call("a"), "id": "fc_1"}}
+    items = [USER, {"type": "item_reference", "id": "msg_1"}, {"id": "fc_1"}, output("a")]
+    assert references_of(items) == ["msg_1", "fc_1"]
+    asked = parse_request({"input": items}, "m", known)
+    assert asked.messages == messages(USER, said, call("a"), output("a"))
+    with pytest.raises(ApiError) as caught:
+        parse(input=items)
+    assert (caught.value.status, caught.value.param) == (404, "input[1].id")
+
+
+@pytest.mark.parametrize("items", [None, "hi", [1, None], [{"type": "item_reference", "id": 1}], {"id": "x"}])
+def test_no_references_are_found_in_what_has_none(items):
+    assert references_of(items) == []
 
 
 def made(**body):
