@@ -1,11 +1,11 @@
 """The API process: composition and lifespan of one replica."""
 
 import asyncio
-import functools
+import importlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -44,9 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         log, queue, subscriber = ChatLog(redis, settings.retention), JobQueue(redis), Subscriber(redis)
         tails = Tails(log, queue, subscriber)
         leaving, opened = asyncio.Event(), AsyncExitStack()
-        app.state.services = Services(
-            settings, log, queue, tails, leaving, functools.cache(lambda: _open_passthrough(settings, opened))
-        )
+        app.state.services = Services(settings, log, queue, tails, leaving, _late_passthrough(settings, opened))
         background = [
             asyncio.create_task(part)
             for part in (
@@ -84,12 +82,22 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _open_passthrough(settings: Settings, opened: AsyncExitStack) -> "Passthrough":
-    """Make it, and have `opened` close it."""
-    from api.passthrough import Passthrough  # noqa: PLC0415  # aiohttp takes 6 MB, and few replicas are ever asked
+def _late_passthrough(settings: Settings, opened: AsyncExitStack) -> "Callable[[], Awaitable[Passthrough]]":
+    """What makes one, when it is first asked for, and has `opened` close it.
 
-    passthrough = Passthrough.of(settings)
-    opened.push_async_callback(passthrough.close)
+    Few replicas are ever asked, and aiohttp takes 6 MB and a quarter of a second, for which no stream shall stand
+    still.
+    """
+    lock, made = asyncio.Lock(), list["Passthrough"]()
+
+    async def passthrough() -> "Passthrough":
+        async with lock:
+            if not made:
+                module = await asyncio.to_thread(importlib.import_module, "api.passthrough")
+                made.append(module.Passthrough.of(settings))
+                opened.push_async_callback(made[0].close)
+        return made[0]
+
     return passthrough
 
 

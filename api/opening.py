@@ -1,4 +1,4 @@
-"""The opening of a stream: its HTTP status waits for the answer's beginning, so that a refusal is an HTTP error."""
+"""Waiting before an answer has its status: for its beginning, so that a refusal is an HTTP error, or for its end."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping
@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from api.errors import unanswered
+from api.errors import ApiError, unanswered
 from api.tail import Encoder, Follower
 from shared.connect import FAILURES
-from shared.cursor import EntryId
+from shared.cursor import TERMINAL, EntryId
 from shared.events import Entry, Kind
 
 _RETRY = 0.2
+_LOOK = 60.0
 
 Result = TypeVar("Result")
 
@@ -43,6 +44,28 @@ async def wait_for_answer(
     return b"".join(watch.frames)
 
 
+async def wait_for_end(request: Request, follower: Follower, headers: Mapping[str, str]) -> None:
+    """Let the follower's encoder have the log to its end, and close the follower.
+
+    Raises:
+        ApiError: this replica ends before; `headers` go with it.
+        ClientDisconnect: the client left.
+    """
+    try:
+        await unless_left(request, _until_none(follower))
+    finally:
+        follower.close()
+    if follower.position != TERMINAL:
+        raise ApiError(
+            503,
+            "This replica ends before the answer is complete. Ask again with the same Idempotency-Key, or read the "
+            "chat that X-Chat-Id names.",
+            type_="server_error",
+            code="stream_interrupted",
+            headers={"Retry-After": "1", **headers},
+        )
+
+
 async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """Do `work`, but not for a client that has left. The request's body has been read.
 
@@ -64,6 +87,16 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Re
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _until_none(follower: Follower) -> None:
+    """Let the follower's encoder see entries until the stream ends."""
+    while True:
+        try:
+            if await follower.next(_LOOK) is None:
+                return
+        except FAILURES:
+            await asyncio.sleep(_RETRY)
 
 
 async def _until_over(follower: Follower, watch: "_Watch", patience: float) -> None:

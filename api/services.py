@@ -1,7 +1,7 @@
 """What the routes work with: made once by `api.main`, handed to each request."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +26,7 @@ class Services:
     tails: Tails
     leaving: asyncio.Event
     """Set when the replica was told to end and serves on a little."""
-    passthrough: "Callable[[], Passthrough]"
+    passthrough: "Callable[[], Awaitable[Passthrough]]"
     """The way to the upstream, made when it is first asked for."""
 
 

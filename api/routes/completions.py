@@ -1,6 +1,5 @@
 """`/v1/chat/completions`: OpenAI's Chat Completions, streaming and not, over the same logs."""
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +9,16 @@ from api import openapi
 from api.admission import OptionsParam, admit, follow, read_body
 from api.completions import Completion, CompletionStream
 from api.errors import ApiError, json_response, unanswered, unknown_chat, within_patience
-from api.opening import unless_left, wait_for_answer
+from api.opening import wait_for_answer, wait_for_end
 from api.services import Deps, Services
 from api.stream import StreamResponse
 from api.submit import compose_chat, invalid, parse_object
-from api.tail import Follower
 from shared.chat import OnDisconnect, Surface
-from shared.connect import FAILURES
 from shared.cursor import START, EntryId
 from shared.events import Kind
 from shared.queue import NewChat
 
 router = APIRouter(prefix="/v1", tags=["openai"])
-
-_RETRY = 0.2
-_LOOK = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,32 +103,11 @@ async def _whole(request: Request, deps: Services, found: Found) -> Response:
     fold = Completion()
     async with within_patience():
         follower = await follow(deps, found.chat_id, START, fold, found.on_disconnect)
-    try:
-        await unless_left(request, _to_the_end(follower))
-    finally:
-        follower.close()
-    if fold.terminal is None:
-        raise ApiError(
-            503,
-            "This replica ends before the answer is complete. Ask again with the same Idempotency-Key, or read the "
-            "chat that X-Chat-Id names.",
-            type_="server_error",
-            code="stream_interrupted",
-            headers={"Retry-After": "1"},
-        )
+    await wait_for_end(request, follower, found.headers)
+    assert fold.terminal is not None
     if fold.terminal.kind is not Kind.DONE:
         raise unanswered(fold.terminal)
     return json_response(fold.result(), headers=found.headers)
-
-
-async def _to_the_end(follower: Follower) -> None:
-    """Let the follower's encoder have the log to its end."""
-    while True:
-        try:
-            if await follower.next(_LOOK) is None:
-                return
-        except FAILURES:
-            await asyncio.sleep(_RETRY)
 
 
 def _flag(body: dict[str, Any], name: str) -> bool:

@@ -14,7 +14,8 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 @router.get("/models", **openapi.MODELS)
 async def list_models(deps: Deps) -> Response:
     """The upstream's models."""
-    return Response(await deps.passthrough().get("models"), media_type="application/json")
+    upstream = await deps.passthrough()
+    return Response(await upstream.get("models"), media_type="application/json")
 
 
 @router.get("/models/{model:path}", **openapi.MODELS)
@@ -22,5 +23,5 @@ async def read_model(model: str, deps: Deps) -> Response:
     """One of them; its id may have slashes."""
     if any(part in ("", ".", "..") for part in model.split("/")):  # else it could name what is beside the models
         raise ApiError(404, f"There is no model {model[:64]!r}.", param="model", code="model_not_found")
-    path = f"models/{quote(model, safe='')}"
-    return Response(await deps.passthrough().get(path), media_type="application/json")
+    upstream = await deps.passthrough()
+    return Response(await upstream.get(f"models/{quote(model, safe='')}"), media_type="application/json")

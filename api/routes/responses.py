@@ -1,6 +1,5 @@
 """`/v1/responses`: OpenAI's Responses API over chats and their logs."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from api import openapi
 from api.admission import OptionsParam, admit, follow, read_body
 from api.errors import ApiError, json_response, unanswered, within_patience
-from api.opening import unless_left, wait_for_answer
+from api.opening import wait_for_answer, wait_for_end
 from api.responses.checks import invalid, unknown
 from api.responses.encoder import ResponseEncoder, Silence
 from api.responses.fold import ResponseFold
@@ -24,8 +23,7 @@ from api.submit import compose, parse_object
 from api.tail import Follower
 from shared import events
 from shared.chat import Chat, Surface
-from shared.connect import FAILURES
-from shared.cursor import START, TERMINAL, EntryId
+from shared.cursor import START, EntryId
 from shared.events import Entry, Json, Kind
 from shared.log import Gone
 
@@ -34,8 +32,6 @@ router = APIRouter(prefix="/v1/responses", tags=["openai"])
 _UNSTORED_MS = 60_000
 """How long after its end a response with `store: false` is kept: for its own readers, a repeated POST among them."""
 
-_LOOK = 5.0
-_RETRY = 0.2
 _MOST_ITEMS = 100
 
 
@@ -286,36 +282,13 @@ async def _whole(request: Request, deps: Services, follower: Follower, chat_id: 
     Raises:
         ApiError: it failed or was cancelled, or this replica ends before.
     """
-    try:
-        await unless_left(request, _until_end(follower))
-        has_ended = follower.position == TERMINAL
-    finally:
-        follower.close()
-    if not has_ended:
-        raise ApiError(
-            503,
-            "This replica ends before the response is complete. Ask again with the same Idempotency-Key, or read the "
-            "chat that X-Chat-Id names.",
-            type_="server_error",
-            code="stream_interrupted",
-            headers={"Retry-After": "1", **_headers(chat_id)},
-        )
+    await wait_for_end(request, follower, _headers(chat_id))
     async with within_patience():
         found = await _find(deps, chat_id)
     terminal = found.entries[-1]
     if terminal.kind is not Kind.DONE:
         raise unanswered(terminal, _headers(chat_id))
     return _answer(found)
-
-
-async def _until_end(follower: Follower) -> None:
-    """Let the follower go to the log's end, or as far as this replica takes it."""
-    while True:
-        try:
-            if await follower.next(_LOOK) is None:
-                return
-        except FAILURES:
-            await asyncio.sleep(_RETRY)
 
 
 def _stream(deps: Services, follower: Follower, chat_id: str, prefix: bytes = b"") -> Response:

@@ -6,7 +6,8 @@ import httpx
 import pytest
 from harness.client import MESSAGES, body
 
-POSTS = ("/v1/chat/stream", "/v1/chats")
+NATIVE_POSTS = ("/v1/chat/stream", "/v1/chats")
+POSTS = (*NATIVE_POSTS, "/v1/chat/completions")
 USER = MESSAGES[0]
 
 
@@ -58,7 +59,6 @@ INVALID = {
     "a message as null": ({"messages": [None]}, "messages[0]"),
     "a message without role": ({"messages": [{"content": "a"}]}, "messages[0].role"),
     "a role as a number": ({"messages": [{"role": 1, "content": "a"}]}, "messages[0].role"),
-    "n of 2": ({"messages": MESSAGES, "n": 2}, "n"),
     "n of 0": ({"messages": MESSAGES, "n": 0}, "n"),
     "n as true": ({"messages": MESSAGES, "n": True}, "n"),
     "n as text": ({"messages": MESSAGES, "n": "1"}, "n"),
@@ -69,6 +69,12 @@ INVALID = {
     "stream options as false": ({"messages": MESSAGES, "stream_options": False}, "stream_options"),
     "stream options as an empty list": ({"messages": MESSAGES, "stream_options": []}, "stream_options"),
 }
+
+
+@pytest.mark.parametrize("path", NATIVE_POSTS)
+async def test_a_native_chat_is_one_answer(api, path):
+    asked = {"messages": MESSAGES, "n": 2}
+    assert_refused(await api.http.post(path, json=asked), 400, type="invalid_request_error", param="n")
 
 
 @pytest.mark.parametrize("path", POSTS)

@@ -141,7 +141,8 @@ async def test_command_of_the_banner_streams_an_answer() -> None:
         output, _ = await asyncio.wait_for(shell.communicate(), 60)
         assert output.decode().rstrip().endswith("data: [DONE]")
         assert "event: done" in output.decode()
-        assert httpx.get(f"{up.url}/v1/models/simulator").json()["owned_by"] == "simulator"
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{up.url}/v1/models/simulator")).json()["owned_by"] == "simulator"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
