@@ -46,7 +46,7 @@ bench-quick: ## the same comparison in a minute, for a first look
 	@$(DEV)
 	@$(PY) -m bench compare --quick
 
-faults: ## kill, pause and cut everything while clients read; ARGS=--quick, takeover, cancel, deploy or failover
+faults: ## kill, pause and cut everything while clients read; ARGS=--quick, '--upstream responses', takeover, cancel, deploy or failover
 	@$(DEV)
 	@$(PY) -m faults $(ARGS)
 

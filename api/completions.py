@@ -16,7 +16,7 @@ from shared.events import ChunkDecoder, Entry, Json, Kind, choices_of, index_of
 DONE = b"data: [DONE]\n\n"
 
 _TEXT_CHUNK = Kind.TEXT_CHUNK.value
-_OURS = frozenset({"upstream_response_id", "upstream_sequence_number"})
+_OURS = frozenset({"upstream_response_id", "upstream_sequence_number", "upstream_output_index"})
 _HEAD = ("id", "created", "model")
 _WHOLE = frozenset({"role", "id", "type"})
 """Strings that say the same again when they are repeated; all others go on where they ended."""

@@ -83,7 +83,7 @@ class Step(Enum):
 class Encoder(Protocol):
     """A wire format: what a reader is sent of each entry.
 
-    One that keeps a state belongs to one follower, which then has to begin at the log's start.
+    One that keeps a state belongs to one follower, which then has to begin where the log does.
     """
 
     @property

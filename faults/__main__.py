@@ -37,6 +37,7 @@ class Options:
     folder: Path
     is_temporary: bool
     product: Sequence[str]
+    upstream: str
 
 
 def main() -> int:
@@ -77,6 +78,9 @@ def _parse() -> Options:
         "--minutes", type=float, metavar="M", help=f"how long the faults last (default: {_FULL[1]}; quick: {_QUICK[1]})"
     )
     parser.add_argument("--quick", action="store_true", help="two minutes in all")
+    parser.add_argument(
+        "--upstream", default="completions", choices=("completions", "responses"), help="what it speaks, in a campaign"
+    )
     parser.add_argument("--folder", type=Path, help="where to leave evidence (default: a new one)")
     parser.add_argument(
         "--product", nargs="+", default=PRODUCT, metavar="ARG", help=argparse.SUPPRESS
@@ -93,6 +97,7 @@ def _parse() -> Options:
         folder=folder,
         is_temporary=options.folder is None,
         product=options.product,
+        upstream=options.upstream,
     )
 
 
@@ -131,6 +136,7 @@ async def _run_campaign(options: Options) -> bool:
         apis=_APIS,
         workers=_WORKERS,
         product=options.product,
+        is_resumable=options.upstream == "responses",
     )
     print(f"seed {options.seed}: {options.chats} chats, {len(plan.schedule)} faults within {seconds:.0f} s", flush=True)
     outcome = await campaign.run(plan, options.folder)

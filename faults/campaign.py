@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -54,7 +54,8 @@ class Plan:
     settle: float = SETTLE
     tidy: float = TIDY
     product: Sequence[str] = PRODUCT
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    is_resumable: bool = False
     open_at_once: int = OPEN_AT_ONCE
     is_quiet: bool = False
 
@@ -96,10 +97,11 @@ async def run(plan: Plan, folder: Path, *, keep: int = 0) -> Outcome:
         apis=plan.apis,
         workers=plan.workers,
         product=plan.product,
-        settings=plan.settings,
+        settings=plan.settings | ({"PIROPIRO_UPSTREAM": "responses"} if plan.is_resumable else {}),
     ) as stack:
         tally = Tally()
-        world = World(stack, tally, f"s{plan.seed}", plan.seed, time.monotonic() + plan.seconds + plan.settle)
+        give_up = time.monotonic() + plan.seconds + plan.settle
+        world = World(stack, tally, f"s{plan.seed}", plan.seed, give_up, is_resumable=plan.is_resumable)
         weather = Weather(stack, tally)
         campaign = _Campaign(plan, world, weather, folder, keep)
         beside = [asyncio.create_task(task) for task in (campaign.watch(), probe(stack, tally))]

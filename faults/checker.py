@@ -29,6 +29,12 @@ _CAUSED_BY = {
 }
 _FINAL_AT_ONCE = {"upstream_unreachable"}
 
+_IF_RESUMABLE = {"upstream_lost", "server_error"}
+"""Codes that an upstream which can go on with an answer makes possible too: it died and forgot it, or it failed."""
+
+_OF_THE_ANSWER = ("error", "status")
+"""Faults that such an upstream's answer has itself; all others are its connections', and cost nothing."""
+
 
 class Column(StrEnum):
     """What can be wrong; all are zero in a good run."""
@@ -146,6 +152,18 @@ def _check_creation(evidence: Evidence) -> Iterator[_Problem]:
         attempts = max((_parse(id_)[0] for id_, value in evidence.entries if value[:1] in (b"S", b"R")), default=0)
         if evidence.requests is not None and evidence.requests > attempts * (1 + UPSTREAM_RETRIES):
             yield Column.TWICE, f"{evidence.requests} requests to the upstream in {attempts} attempts"
+        if evidence.responses is not None and evidence.responses > 1 and _goes_on(evidence):
+            yield Column.TWICE, f"the upstream began {evidence.responses} answers"
+
+
+def _goes_on(evidence: Evidence) -> bool:
+    """Whether whatever befalls a request to the upstream, a later one has the rest of the same answer."""
+    return evidence.is_resumable and _kind(evidence) not in _OF_THE_ANSWER
+
+
+def _kind(evidence: Evidence) -> str:
+    """Which fault the upstream was to have; empty if none."""
+    return evidence.plan.fault["kind"] if evidence.plan.fault else ""
 
 
 def _is_shown(value: bytes) -> bool:
@@ -246,7 +264,8 @@ def _check_text(evidence: Evidence) -> Iterator[_Problem]:
         elif event.name in ("started", "restart"):
             if has_deltas and plan.on_worker_loss == "fail":
                 yield Column.END, f"{event.id} begins an attempt in a chat that was to fail"
-            if (event.name == "restart") != (has_deltas and plan.on_worker_loss == "restart"):
+            may_restart = has_deltas and plan.on_worker_loss == "restart"
+            if (event.name == "restart") != may_restart and not (evidence.is_resumable and event.name == "started"):
                 yield Column.WRONG, f"{event.id} is a {event.name}, with on-worker-loss {plan.on_worker_loss}"
             if data.get("attempt") != _attempt_of(event):
                 yield Column.WRONG, f"{event.id} says that it begins attempt {data.get('attempt')}"
@@ -263,7 +282,7 @@ def _check_end(evidence: Evidence) -> Iterator[_Problem]:
         case b"X":
             if not evidence.cancels_sent and plan.on_disconnect != "cancel":
                 yield Column.END, "cancelled, though nobody asked for it"
-        case b"D" if not _is_cut_behind_the_end(evidence):
+        case b"D" if not (_goes_on(evidence) or _is_cut_behind_the_end(evidence)):
             if failing is None:
                 yield Column.END, f"done, though the upstream never finished an answer ({plan.fault})"
             elif evidence.requests is not None and evidence.requests <= failing:
@@ -296,8 +315,9 @@ def _is_cut_behind_the_end(evidence: Evidence) -> bool:
 
 def _check_error(evidence: Evidence, code: object) -> Iterator[_Problem]:
     plan = evidence.plan
-    kind = plan.fault["kind"] if plan.fault else ""
-    if code not in _ALWAYS_POSSIBLE | _CAUSED_BY.get(kind, set()):
+    kind = _kind(evidence)
+    possible = _ALWAYS_POSSIBLE | (_IF_RESUMABLE if evidence.is_resumable else set())
+    if code not in possible | _CAUSED_BY.get(kind, set()):
         yield Column.END, f"failed with {code}, which nothing caused"
         return
     is_refused = plan.on_worker_loss == "fail" and any(value[:1] in _CHUNKS for _, value in evidence.entries)

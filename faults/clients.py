@@ -31,6 +31,8 @@ class World:
     run: str
     seed: int
     give_up: float
+    is_resumable: bool = False
+    """The upstream speaks Responses."""
 
     @property
     def replicas(self) -> Replicas:
@@ -42,7 +44,7 @@ class Clients:
     """Everyone who has to do with one chat."""
 
     def __init__(self, plan: ChatPlan, world: World) -> None:
-        self.evidence = Evidence(plan)
+        self.evidence = Evidence(plan, is_resumable=world.is_resumable)
         self._plan = plan
         self._world = world
         self._random = Random(f"{world.seed}/clients/{plan.number}")
@@ -211,11 +213,14 @@ class Clients:
         if evidence.is_final:
             evidence.replay = await self._replay(chat_id)
             evidence.chat = await self._get(lambda port: _describe(port, chat_id))
-        if self._plan.is_keyed or self._plan.failing_requests:
-            requests = await self._get(lambda _: stack.upstream_requests(f"{self._world.run}/{self._plan.label}"))
+        name = f"{self._world.run}/{self._plan.label}"
+        if self._plan.is_keyed or self._plan.failing_requests or self._world.is_resumable:
+            requests = await self._get(lambda _: stack.upstream_requests(name))
+            responses = await self._get(lambda _: stack.upstream_responses(name))
             # The simulator forgets requests sooner than their number; but when it dies, it forgets everything.
             if self._upstream is not None and self._upstream == stack.simulator.pid:
                 evidence.requests = max((request["retry"] + 1 for request in requests), default=None)
+                evidence.responses = len(responses) if self._world.is_resumable else None
 
     async def _replay(self, chat_id: str) -> list[Event]:
         events: list[Event] = await self._get(lambda port: _read_whole(port, chat_id))

@@ -42,7 +42,8 @@ class Evidence:
     `posted_ids`: the chat ids that POSTs of this chat were answered with. `entries`: id and value, as the log has
     them. `replay`: the JSON stream read once more without a cut. `chat`: what `GET` says. `failures`: of the record.
     `cancel_statuses`: the chat's status in the answers to cancels; `cancels_sent`: how many were tried. `requests`: how
-    many the simulator got, where that is looked up and it remembers all of them. `left_at`: when the last reader left
+    many the simulator got, where that is looked up and it remembers all of them. `is_resumable`: the upstream can go on
+    with an answer; `responses`: how many it began then, where that is known. `left_at`: when the last reader left
     a chat that was to be left. `disturbed`: when faults were at work between this chat's readers and Redis.
     """
 
@@ -57,6 +58,8 @@ class Evidence:
     cancel_statuses: list[str] = field(default_factory=list)
     cancels_sent: int = 0
     requests: int | None = None
+    is_resumable: bool = False
+    responses: int | None = None
     left_at: float | None = None
     disturbed: list[Span] = field(default_factory=list)
 

@@ -144,6 +144,12 @@ class Stack:
             requests: list[dict[str, Any]] = await answer.json()
             return requests
 
+    async def upstream_responses(self, key: str) -> list[dict[str, Any]]:
+        """What the simulator generated for a key behind `/v1/responses`."""
+        async with http.request(self.simulator_port, "GET", f"/simulator/responses?key={quote(key)}") as answer:
+            responses: list[dict[str, Any]] = await answer.json()
+            return responses
+
 
 def log_key(chat_id: str) -> str:
     """The chat's stream."""

@@ -30,6 +30,9 @@ from shared.cursor import EntryId
 
 Json = dict[str, Any]
 
+ANSWER_ID = "upstream_response_id"
+"""The member of a chunk that says what the upstream calls the answer, if it can go on with it."""
+
 
 class Kind(bytes, Enum):
     """The first byte of an entry's value."""

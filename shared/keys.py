@@ -21,6 +21,9 @@ READ = "piropiro:read"
 SEARCH = "piropiro:search"
 """Set while a process searches everything for orphans, and for a while after: one at a time is enough."""
 
+ABANDONED = "piropiro:abandoned"
+"""Sorted set of the upstream's answers that are to be stopped, because their chat ended without them, by when (ms)."""
+
 DOORBELL = "piropiro:doorbell"
 """List of job ids: pushing one wakes exactly one idle worker."""
 

@@ -103,12 +103,20 @@ local function publish(log, predecessor, first, values)
     predecessor .. ' ' .. first .. ' ' .. table.concat(lengths, ',') .. '\\n' .. table.concat(values))
 end
 
+-- Note that the upstream is to stop an answer: its chat has ended without it.
+local function abandon(answer)
+  redis.call('ZADD', 'piropiro:abandoned', now_ms(), answer)
+  redis.call('PEXPIRE', 'piropiro:abandoned', 3600000)
+end
+
 -- What follows from the terminal entry `value`. The record's idempotency key lives as long as the record, and is known
--- only from it; so is a retention of the chat's own.
+-- only from it; so is a retention of the chat's own, and what the upstream calls its answer.
 local function conclude(record, log, running, waiting, chat, value, retention)
   local attempt = redis.call('HGET', record, 'attempt')
   if attempt then
     redis.call('HSET', record, 'status', STATUS[string.sub(value, 1, 1)], 'finished', now_ms())
+    local answer = string.sub(value, 1, 1) ~= 'D' and redis.call('HGET', record, 'upstream')
+    if answer then abandon(answer) end
   end
   retention = redis.call('HGET', record, 'retention') or retention
   redis.call('PEXPIRE', log, retention)
@@ -136,10 +144,11 @@ local top, terminal = top_of(log)
 if not top then return {'gone'} end
 if top == TERMINAL then return {'sealed', terminal} end
 local fields = redis.call('HMGET', record,
-  'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused', 'begun', 'promotion', 'job')
-local owner, attempt, on_worker_loss, model, request, refused, begun, promoted, job = unpack(fields)
+  'token', 'attempt', 'on_worker_loss', 'model', 'request', 'refused', 'begun', 'promotion', 'job', 'upstream')
+local owner, attempt, on_worker_loss, model, request, refused, begun, promoted, job, answer = unpack(fields)
 if not attempt then return {'gone'} end
 if owner == token and refused == token then return {'refused'} end
+local goes_on = on_worker_loss == 'continue' or answer
 if owner ~= token then
   local now_promoted = promotion()
   if forgotten ~= '' then
@@ -155,7 +164,7 @@ if owner ~= token then
   -- Entries that are neither 0-1 nor the beginning of an attempt are chunks.
   local has_chunks = redis.call('XLEN', log) > begun + 1
   local begin = 'S' .. cjson.encode({model = model, token = token})
-  if has_chunks and on_worker_loss ~= 'continue' then
+  if has_chunks and not goes_on then
     begin = 'R' .. cjson.encode({reason = reason, token = token})
   end
   redis.call('HSETNX', record, 'started', now_ms())
@@ -173,9 +182,11 @@ if owner ~= token then
   redis.call('XADD', log, attempt .. '-0', 'e', begin)
   publish(log, top, attempt .. '-0', {begin})
 end
-local continues = redis.call('XLEN', log) > begun + 1 and on_worker_loss == 'continue'
-local started, failures, before = unpack(redis.call('HMGET', record, 'started', 'failures', 'predecessor'))
-return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), request, continues and 1 or 0, before}
+local continues = redis.call('XLEN', log) > begun + 1 and goes_on
+local counted = redis.call('HMGET', record, 'started', 'failures', 'predecessor', 'lost')
+local started, failures, before, lost = unpack(counted)
+return {'claimed', tonumber(attempt), now_ms() - started, tonumber(failures), request, continues and 1 or 0, before,
+  answer or '', tonumber(lost or 0)}
 """
 )
 
@@ -254,6 +265,27 @@ return {'sealed', value}
 """
 )
 
+# Which of the upstream's answers the chunks are, so that a later attempt can have the rest of it; or that it is lost.
+NOTE_ANSWER = (
+    LUA_PRELUDE
+    + """
+local record, token, answer = KEYS[1], ARGV[1], ARGV[2]
+local owner, status = unpack(redis.call('HMGET', record, 'token', 'status'))
+if owner ~= token then return 0 end
+if status ~= 'running' then
+  if answer ~= '' then abandon(answer) end
+  return 0
+end
+if answer ~= '' then
+  redis.call('HSET', record, 'upstream', answer)
+else
+  redis.call('HINCRBY', record, 'lost', 1)
+  redis.call('HDEL', record, 'upstream')
+end
+return 1
+"""
+)
+
 # Whoever reads the log is told of its end first. The idempotency key may be a later chat's by now, after a failover.
 DELETE = (
     LUA_PRELUDE
@@ -284,7 +316,8 @@ class Claimed:
 
     `elapsed_ms` is the time since the chat's first attempt began; `failures` counts the failed attempts before this;
     `continues` says that the chunks of earlier attempts stand, and that this one is to go on after them; `predecessor`
-    was the log's top before.
+    was the log's top before. `answer` is what the upstream calls the answer that an earlier attempt began, if this one
+    can have the rest of it (else empty); `lost` counts the answers that were begun and lost.
     """
 
     attempt: int
@@ -293,6 +326,8 @@ class Claimed:
     request: bytes
     continues: bool
     predecessor: EntryId
+    answer: str = ""
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +405,7 @@ class ChatLog:
         self._seal = redis.register_script(SEAL)
         self._end_orphan = redis.register_script(END_ORPHAN)
         self._delete = redis.register_script(DELETE)
+        self._note_answer = redis.register_script(NOTE_ANSWER)
 
     async def claim(
         self,
@@ -414,12 +450,32 @@ class ChatLog:
         )
         match reply[0]:
             case b"claimed":
-                _, attempt, elapsed_ms, failures, request, continues, predecessor = reply
-                return Claimed(attempt, elapsed_ms, failures, request, bool(continues), EntryId.parse(predecessor))
+                _, attempt, elapsed_ms, failures, request, continues, before, answer, lost = reply
+                predecessor = EntryId.parse(before)
+                return Claimed(
+                    attempt, elapsed_ms, failures, request, bool(continues), predecessor, answer.decode(), lost
+                )
             case b"refused":
                 return Refused()
             case _:
                 return _refusal(reply)
+
+    async def note_answer(self, chat_id: str, answer: str, *, token: str) -> bool:
+        """Note what the upstream calls the answer that `token`'s attempt began; False if the chat is not its any more.
+
+        A later attempt has the rest of it, whatever the chat's choice is (but for `fail`). If the chat has ended, the
+        answer is to be stopped.
+        """
+        return bool(await self._note_answer(keys=[keys.record(chat_id)], args=[token, answer]))
+
+    async def lose_answer(self, chat_id: str, *, token: str) -> bool:
+        """Note that nothing more can be had of the answer; False if the chat is not `token`'s any more."""
+        return bool(await self._note_answer(keys=[keys.record(chat_id)], args=[token, ""]))
+
+    async def take_abandoned(self, count: int) -> list[str]:
+        """Take over up to so many of the upstream's answers that go on though their chats have ended, to stop them."""
+        found = await self._redis.zpopmin(keys.ABANDONED, count)
+        return [answer.decode() for answer, _ in found]
 
     async def append(self, batches: Sequence[Batch]) -> list[AppendResult]:
         """Append each batch to its log, all in one round trip; atomic per batch, results in the same order.

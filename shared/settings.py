@@ -1,6 +1,6 @@
 """Every setting, its environment variable, default and bounds; read once per process, at its start."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     openai_project_id: str | None = Field(None, validation_alias=AliasChoices("OPENAI_PROJECT_ID"))
     openai_custom_headers: str | None = Field(None, validation_alias=AliasChoices("OPENAI_CUSTOM_HEADERS"))
 
+    upstream: Literal["completions", "responses"] = Field(
+        "completions", validation_alias=AliasChoices("PIROPIRO_UPSTREAM")
+    )
     model: str = Field("gpt-4o-mini", pattern=r"\S", validation_alias=AliasChoices("PIROPIRO_MODEL"))
     max_jobs: Count = Field(200, validation_alias=AliasChoices("PIROPIRO_MAX_JOBS"))
     retention: Seconds = Field(3600, validation_alias=AliasChoices("PIROPIRO_RETENTION"))

@@ -39,13 +39,13 @@ class CompletionsEndpoint:
         self._journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read_body(receive)
+        body = await read_body(receive)
         if body is None:
             return
         headers = Headers(scope=scope)
         header = headers.get("x-simulator", "").encode("latin-1")
         digest = hashlib.blake2b(body + b"\0" + header, digest_size=20).hexdigest()
-        record = self._journal.open(digest, _noted(headers))
+        record = self._journal.open(digest, noted_headers(headers))
         response = Response(send, record)
         try:
             require_key(headers.get("authorization", ""))
@@ -58,7 +58,7 @@ class CompletionsEndpoint:
         record.retry = self._journal.count(record.key)
         head = Head(digest, question.model, script.extra)
         exchange = _respond(response, head, question, script, script.faults(record.retry))
-        await _while_connected(exchange, receive, record)
+        await while_connected(exchange, receive, record)
 
 
 def require_key(authorization: str) -> None:
@@ -115,7 +115,7 @@ async def _complete(
     await response.answer(200, write_completion(head, reply, with_logprobs=with_logprobs), "finished")
 
 
-async def _read_body(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive) -> bytes | None:
     """The whole body, or None if the client left before its end."""
     parts = []
     while True:
@@ -127,12 +127,13 @@ async def _read_body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _noted(headers: Headers) -> dict[str, str | bool]:
+def noted_headers(headers: Headers) -> dict[str, str | bool]:
+    """What a record says of the headers."""
     noted: dict[str, str | bool] = {name: headers[name] for name in _NOTED_HEADERS if name in headers}
     return noted | {"authorization": "authorization" in headers}
 
 
-async def _while_connected(exchange: Coroutine[None, None, None], receive: Receive, record: Record) -> None:
+async def while_connected(exchange: Coroutine[None, None, None], receive: Receive, record: Record) -> None:
     """Run `exchange`, but no longer than the client stays and the server runs; note in the record what ended it."""
     work = asyncio.create_task(exchange)
     watch = asyncio.create_task(_disconnected(receive))

@@ -15,6 +15,8 @@ _KEYS = 10_000
 class Record:
     """One request. Times are Unix milliseconds; `retry` counts the earlier requests with the same key.
 
+    `operation` is completion, or create, stream, retrieve, cancel or delete with `response.` before it; such a one has
+    a `response_id`, and `starting_after` if it named one.
     `outcome` is running, finished, client_closed, shutdown, `rejected:<status>` or `fault:<kind>` if a fault ended it;
     `faults` lists every kind that took effect, also those that the stream went on after.
     """
@@ -30,6 +32,9 @@ class Record:
     outcome: str = "running"
     faults: list[str] = field(default_factory=list)
     closed_at: float | None = None
+    operation: str = "completion"
+    response_id: str | None = None
+    starting_after: int | None = None
 
     def close(self, outcome: str) -> None:
         """Note how the request ended, and when; what is noted first stands."""
@@ -45,7 +50,7 @@ class Journal:
         self._records: deque[Record] = deque(maxlen=_RECORDS)
         self._seen: OrderedDict[str, int] = OrderedDict()
 
-    def open(self, digest: str, headers: dict[str, Any]) -> Record:
+    def open(self, digest: str, headers: dict[str, Any], operation: str = "completion") -> Record:
         """Begin the record of a request that has just arrived; its hash is the key until a script names one."""
         record = Record(
             request_id=f"req_{digest[:24]}",
@@ -54,6 +59,7 @@ class Journal:
             body=None,
             headers=headers,
             started=time.time() * 1000,
+            operation=operation,
         )
         self._records.append(record)
         return record

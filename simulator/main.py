@@ -1,8 +1,9 @@
 """The simulator as a server: puts its endpoints together and runs them.
 
 Beside OpenAI's endpoints: `GET /simulator/requests` lists the last requests (journal.Record) for tests to
-look at, with `?key=` those of one key; `DELETE` forgets them all; `GET /healthz` answers once the server is
-up. What a request can script is described in `simulator/script.py`.
+look at, with `?key=` those of one key; `DELETE` forgets them all; `/simulator/responses` does both for what was
+generated behind `/v1/responses`, each response once; `GET /healthz` answers once the server is up. What a request
+can script is described in `simulator/script.py`.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from simulator.completions import CompletionsEndpoint, require_key
 from simulator.errors import ApiError
 from simulator.journal import Journal
 from simulator.question import unknown_model
+from simulator.responses import ResponseEndpoint, ResponsesEndpoint, Runs
 
 MODELS = ("gpt-4o-mini", "gpt-4o", "simulator")
 _CREATED = 1_735_689_600
@@ -24,7 +26,8 @@ _CREATED = 1_735_689_600
 
 def create_app() -> Starlette:
     """A fresh simulator with an empty journal."""
-    journal = Journal()
+    journal, runs = Journal(), Runs()
+    one_response = ResponseEndpoint(journal, runs)
 
     async def read_requests(request: Request) -> Response:
         return Response(journal.encode(request.query_params.get("key")), media_type="application/json")
@@ -33,9 +36,21 @@ def create_app() -> Starlette:
         journal.clear()
         return Response(status_code=204)
 
+    async def read_responses(request: Request) -> Response:
+        return Response(runs.encode(request.query_params.get("key")), media_type="application/json")
+
+    async def clear_responses(_: Request) -> Response:
+        runs.clear()
+        return Response(status_code=204)
+
     return Starlette(
         routes=[
             Route("/v1/chat/completions", CompletionsEndpoint(journal), methods=["POST"]),
+            Route("/v1/responses", ResponsesEndpoint(journal, runs), methods=["POST"]),
+            Route("/v1/responses/{id}", one_response, methods=["GET", "DELETE"]),
+            Route("/v1/responses/{id}/cancel", one_response, methods=["POST"]),
+            Route("/simulator/responses", read_responses, methods=["GET"]),
+            Route("/simulator/responses", clear_responses, methods=["DELETE"]),
             Route("/v1/models", list_models),
             Route("/v1/models/{model:path}", retrieve_model),
             Route("/simulator/requests", read_requests, methods=["GET"]),

@@ -49,6 +49,23 @@ class Response:
         else:
             self._record.close(outcome)
 
+    async def begin_stream(self) -> None:
+        """Begin an event stream whose bytes come by `write`; `end_stream` or `abandon` ends it."""
+        await self._begin(200, "text/event-stream; charset=utf-8", {"cache-control": "no-cache"})
+
+    async def write(self, data: bytes | bytearray, deltas: int, fragment: int | None) -> None:
+        """Send a part of such a stream, of which so many deltas count as sent."""
+        self._record.deltas_sent += deltas
+        await self._write(bytes(data), fragment)
+
+    async def end_stream(self, outcome: str) -> None:
+        """End such a stream as it should be."""
+        await self._end(outcome, b"")
+
+    def abandon(self, outcome: str) -> None:
+        """Leave such a stream without an end."""
+        self._record.close(outcome)
+
     def note(self, fault: str) -> None:
         """Note in the record that a fault takes effect."""
         self._record.faults.append(fault)

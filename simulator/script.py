@@ -21,6 +21,7 @@ When and how
     fragment        bytes per network write, so that frames are split anywhere
     crlf            end lines with CR LF
     comments        `: ping` at once and before every delta
+    streamable      seconds since its beginning for which a response can be streamed again (as long as it is there)
     key             what counts as "the same request" (default: a hash of body and script)
     fault           one fault or a list of them
 
@@ -41,6 +42,9 @@ with the finish_reason and usage do not count, and beyond the last delta it mean
 
 Without `stream`, error is a 500, cut half a body, truncate and done_without_finish leave finish_reason null,
 garbage is the whole body, and stall comes before the answer.
+
+On `/v1/responses`, error makes the response itself fail, and all others befall the connection: see
+`simulator/responses.py`. `raw_chunks` are events there, and `extra` is merged into the response.
 """
 
 import re
@@ -176,6 +180,7 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fragment: _Positive | None = None
     crlf: bool = False
     comments: bool = False
+    streamable: Seconds | None = None
     key: str | None = None
     fault: AnyFault | tuple[AnyFault, ...] = ()
 

@@ -14,13 +14,13 @@ from shared.chat import new_token
 from shared.connect import FAILURES
 from shared.cursor import START
 from shared.endpoint import redact, secrets
-from shared.events import ChunkEncoder, Json, Kind, Transcript, choices_of, index_of
+from shared.events import ANSWER_ID, ChunkDecoder, ChunkEncoder, Json, Kind, Transcript, choices_of, index_of
 from shared.log import ChatLog, Claimed, Fenced, Gone, Refused, Sealed
 from shared.queue import JobQueue
 from shared.settings import Settings
 from worker.log_writer import AttemptLog, LogLost, LogWriter
 from worker.template import TextTemplate
-from worker.upstream import Upstream, UpstreamError, backoff
+from worker.upstream import Generation, Upstream, UpstreamError, backoff
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,14 @@ class Answer:
             self.size += len(text)
             return Kind.TEXT_CHUNK.value + text
         chunk = _parse_chunk(raw)
+        is_plain = self.note(chunk)
+        value = self.encoder.encode(chunk)
+        if is_plain and value[:1] == Kind.TEXT_CHUNK.value:
+            self.template.learn(raw, chunk)
+        return value
+
+    def note(self, chunk: Json) -> bool:
+        """Note what a chunk says of the end; False if it says anything."""
         is_plain = True
         for choice in choices_of(chunk):
             if isinstance(choice.get("finish_reason"), str):
@@ -76,20 +84,26 @@ class Answer:
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
             is_plain = False
-        value = self.encoder.encode(chunk)
-        if is_plain and value[:1] == Kind.TEXT_CHUNK.value:
-            self.template.learn(raw, chunk)
-        return value
+        return is_plain
 
 
 class _Recorder:
     """The upstream's sink: appends each chunk to the attempt's log, within the limits on the answer's size (bytes)."""
 
-    def __init__(self, log: AttemptLog, answer: Answer, limit: int) -> None:
+    def __init__(self, log: AttemptLog, answer: Answer, limit: int, on_begun: Callable[[str], Awaitable[None]]) -> None:
         self._log = log
+        self._on_begun = on_begun
         self._answer = answer
         self._limit = limit
         self._stored_limit = max(_STORED_PER_ANSWER * limit, _STORED_AT_LEAST)
+
+    async def begin(self, answer_id: str) -> None:
+        """See `Sink.begin`.
+
+        Raises:
+            LogLost: see there.
+        """
+        await self._on_begun(answer_id)
 
     def take(self, chunks: Sequence[bytes]) -> bool:
         """See `Sink.take`.
@@ -204,9 +218,12 @@ class Generator:
         )
 
     async def _reclaim(self, turn: "_Turn", claim: Claimed) -> bool:
-        return await self._log.reclaim(
+        if not await self._log.reclaim(
             turn.chat_id, claim, token=turn.token, worker_id=self._worker_id, **turn.claim_options
-        )
+        ):
+            return False
+        # What was forgotten with the claim: the answer that it had, or that began later.
+        return not turn.answer or await self._log.note_answer(turn.chat_id, turn.answer, token=turn.token)
 
     async def _seal(self, turn: "_Turn", terminal: bytes) -> None:
         await _insist(lambda: self._log.seal(turn.chat_id, terminal, only_token=turn.token))
@@ -226,8 +243,9 @@ class Generator:
             reclaim=lambda: self._reclaim(turn, claim),
         )
         self._running[turn.chat_id] = log
+        turn.answer = claim.answer
         try:
-            return await self._generate(log, claim, turn.deadline)
+            return await self._generate(log, claim, turn)
         except LogLost:
             return None
         except asyncio.CancelledError:
@@ -241,16 +259,19 @@ class Generator:
             if self._running.get(turn.chat_id) is log:  # else it is a later turn's, of the same chat
                 del self._running[turn.chat_id]
 
-    async def _generate(self, log: AttemptLog, claim: Claimed, deadline: float) -> UpstreamError | None:
+    async def _generate(self, log: AttemptLog, claim: Claimed, turn: "_Turn") -> UpstreamError | None:
         """Stream the answer into the log and seal it, unless it failed in a way that allows another attempt.
 
         Raises:
             LogLost: the chat is settled or somebody else's.
         """
         try:
-            async with asyncio.timeout_at(deadline) as limit:
-                await self._stream(log, claim)
+            async with asyncio.timeout_at(turn.deadline) as limit:
+                await self._stream(log, claim, turn)
         except UpstreamError as failure:
+            if failure.is_lost:
+                turn.answer = ""
+                await self._insist_own(lambda: self._log.lose_answer(turn.chat_id, token=turn.token))
             if not failure.is_final and claim.failures + 1 < self._settings.max_attempts:
                 await log.flushed()
                 return failure
@@ -261,11 +282,23 @@ class Generator:
             await log.seal(_timed_out(self._settings.job_timeout))
         return None
 
-    async def _stream(self, log: AttemptLog, claim: Claimed) -> None:
-        request = await self._continuation(log.chat_id, claim.request) if claim.continues else claim.request
+    async def _stream(self, log: AttemptLog, claim: Claimed, turn: "_Turn") -> None:
+        async def begin(answer_id: str) -> None:
+            turn.answer = answer_id
+            await self._insist_own(lambda: self._log.note_answer(turn.chat_id, answer_id, token=turn.token))
+
+        request, chunks = claim.request, list[Json]()
+        if claim.answer:
+            chunks = await self._chunks_of(claim.answer, log.chat_id)
+        elif claim.continues:
+            request = await self._continuation(log.chat_id, request)
         answer = Answer(_wanted(request))
+        for chunk in chunks:
+            answer.note(chunk)
+        recorder = _Recorder(log, answer, self._settings.max_output, begin)
+        generation = Generation(f"{log.chat_id}-{claim.lost}", claim.answer or None, chunks)
         try:
-            await self._upstream.stream(request, _Recorder(log, answer, self._settings.max_output))
+            await self._upstream.stream(request, recorder, generation)
         except UpstreamError as error:
             if answer.finish_reason is None or error.is_final:
                 raise  # else the answer was complete, and only its trimmings are missing
@@ -275,16 +308,35 @@ class Generator:
             )
         await log.seal(events.done(answer.finish_reason, answer.usage))
 
+    async def _insist_own(self, call: Callable[[], Awaitable[bool]]) -> None:
+        """Do to the record what only the chat's owner may.
+
+        Raises:
+            LogLost: it is another's.
+        """
+        if not await _insist(call):
+            raise LogLost
+
+    async def _chunks_of(self, answer: str, chat_id: str) -> list[Json]:
+        """What is stored of the upstream's answer of that id."""
+        decoder = ChunkDecoder()
+        chunks = [decoder.decode(entry) for entry in await self._entries(chat_id) if entry.is_chunk]
+        return [chunk for chunk in chunks if chunk.get(ANSWER_ID) == answer]
+
+    async def _entries(self, chat_id: str) -> list[events.Entry]:
+        entries, after = list[events.Entry](), START
+        while page := await _insist(lambda: self._log.read(chat_id, after, _PAGE)):  # noqa: B023  # called at once
+            entries += page
+            after = page[-1].id
+        return entries
+
     async def _continuation(self, chat_id: str, request: bytes) -> bytes:
         """The request, with what earlier attempts left as a final assistant message to continue.
 
         Raises:
             UpstreamError: they left more than text, which no message can hold unfinished.
         """
-        entries, after = list[events.Entry](), START
-        while page := await _insist(lambda: self._log.read(chat_id, after, _PAGE)):  # noqa: B023  # called at once
-            entries += page
-            after = page[-1].id
+        entries = await self._entries(chat_id)
         for entry in entries:
             if entry.is_chunk and (entry.delta() or {}).get("tool_calls"):
                 raise UpstreamError("A partial tool call cannot be continued.", code="cannot_continue", is_final=True)
@@ -329,6 +381,9 @@ class _Turn:
 
     chat_id: str
     deadline: float
+    answer: str = ""
+    """What the upstream calls the answer that the attempt is about; empty if it cannot go on with one."""
+
     tokens: list[str] = field(default_factory=list)
     """The latest first. While a claim is under way, either of two may be the record's."""
     claim_options: ClaimOptions = field(default_factory=lambda: ClaimOptions(reason="", previous=None, failed=False))

@@ -33,6 +33,8 @@ from worker.doorbell import DoorbellWorker
 from worker.generate import Generator
 from worker.lease import Lease
 from worker.log_writer import LogWriter
+from worker.responses import ResponsesUpstream
+from worker.stopper import Stopper
 from worker.upstream import OpenAIUpstream, Upstream
 
 logger = logging.getLogger(__name__)
@@ -56,14 +58,19 @@ async def generate(ctx: dict[str, Any], chat_id: str) -> None:
     compactor.add(chat_id)
 
 
+def make_upstream(settings: Settings) -> Upstream:
+    """The upstream that the settings name; to be made inside the event loop."""
+    return ResponsesUpstream(settings) if settings.upstream == "responses" else OpenAIUpstream(settings)
+
+
 def arq_options(
-    settings: Settings, make_upstream: Callable[[Settings], Upstream], alive_file: Path | None = None
+    settings: Settings, make: Callable[[Settings], Upstream], alive_file: Path | None = None
 ) -> dict[str, Any]:
     """The options of arq's `Worker` for these settings; nothing is connected before its `on_startup`."""
     stack = AsyncExitStack()
 
     async def on_startup(ctx: dict[str, Any]) -> None:
-        parts = _running_parts(settings, make_upstream(settings), alive_file)
+        parts = _running_parts(settings, make(settings), alive_file)
         ctx["generator"], ctx["compactor"] = await stack.enter_async_context(parts)
         collector.calm()
 
@@ -131,6 +138,7 @@ async def _running_parts(
             writer.run(),
             compactor.run(),
             subscriber.run(),
+            *([Stopper(log, upstream).run()] if settings.upstream == "responses" else []),
             lease.run(),
             Sweep(redis, log, queue_timeout=settings.queue_timeout, job_timeout=settings.job_timeout).run(),
             *([show_life(alive_file, lease, settings.job_timeout)] if alive_file else []),
@@ -170,7 +178,7 @@ def run(settings: Settings, alive_file: Path | None = None) -> None:
         queue=JobQueue(connect(settings.redis_url, max_connections=4)),
         bell=bell,
         poll_delay=_POLL,
-        **arq_options(settings, OpenAIUpstream, alive_file),
+        **arq_options(settings, make_upstream, alive_file),
     )
     worker.run()
 
@@ -180,6 +188,6 @@ def __getattr__(name: str) -> dict[str, Any]:
     if name != "WorkerSettings":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return arq_options(Settings.from_env(), OpenAIUpstream)
+        return arq_options(Settings.from_env(), make_upstream)
     except InvalidSettings as error:
         sys.exit(str(error))

@@ -13,6 +13,7 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import aiohttp
@@ -32,8 +33,9 @@ _END_OF_BODY = 0.1
 class UpstreamError(Exception):
     """The upstream did not give a complete answer. But for `reason`, its texts may be the upstream's: see `redact`.
 
-    `is_final`: the same request would fail again, so no further attempt should be made. `status` is the HTTP status
-    with which it refused, `retry_after` the seconds it asked for.
+    `is_final`: the same request would fail again, so no further attempt should be made. `is_lost`: nothing more can be
+    had of the answer that was begun. `status` is the HTTP status with which it refused, `retry_after` the seconds it
+    asked for.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class UpstreamError(Exception):
         type_: str = "upstream_error",
         param: str | None = None,
         is_final: bool,
+        is_lost: bool = False,
         status: int | None = None,
         retry_after: float | None = None,
     ) -> None:
@@ -54,6 +57,7 @@ class UpstreamError(Exception):
         self.type = type_
         self.param = param
         self.is_final = is_final
+        self.is_lost = is_lost
         self.status = status
         self.retry_after = retry_after
 
@@ -64,6 +68,7 @@ class UpstreamError(Exception):
         default: str,
         *,
         is_final: bool,
+        is_lost: bool = False,
         status: int | None = None,
         retry_after: float | None = None,
     ) -> Self:
@@ -75,6 +80,7 @@ class UpstreamError(Exception):
             type_=type_ if isinstance(type_, str) else "upstream_error",
             param=param if isinstance(param, str) else None,
             is_final=is_final,
+            is_lost=is_lost,
             status=status,
             retry_after=retry_after,
         )
@@ -82,8 +88,25 @@ class UpstreamError(Exception):
         return error
 
 
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What is known of an answer that may have been begun already.
+
+    `key` names it, whoever asks for it and how often; `id` is what the upstream calls it, if it can go on with it and
+    has said so; `chunks` is all that was stored of it then.
+    """
+
+    key: str
+    id: str | None = None
+    chunks: Sequence[Mapping[str, Any]] = ()
+
+
 class Sink(Protocol):
     """Where an answer goes as it arrives. Its methods may raise: that ends the stream, with the same error."""
+
+    async def begin(self, answer_id: str) -> None:
+        """Note, before any chunk is taken, what the upstream calls the answer; only if it can go on with it."""
+        ...
 
     def take(self, chunks: Sequence[bytes]) -> bool:
         """Take the chunks (JSON objects as bytes, undecoded) of one read, in order; False to get no more for now."""
@@ -97,15 +120,20 @@ class Sink(Protocol):
 class Upstream(Protocol):
     """Whatever streams chat completions."""
 
-    async def stream(self, request: bytes, sink: Sink) -> None:
+    async def stream(self, request: bytes, sink: Sink, generation: Generation) -> None:
         """Send `request`, a Chat Completions body as JSON, and give its chunks to `sink` as they arrive.
 
-        It returns after the upstream's `[DONE]` or end of stream, whichever comes first; whether the answer is complete
-        is for the caller to see. Cancelling it closes the connection.
+        If the generation has an id, only the chunks that follow those that it has. It returns after the upstream's
+        `[DONE]` or end of stream, whichever comes first; whether the answer is complete is for the caller to see.
+        Cancelling it closes the connection.
 
         Raises:
             UpstreamError: refused, unreachable, stalled or cut.
         """
+        ...
+
+    def abandon(self, answer_id: str) -> None:
+        """Have the upstream stop an answer that nobody wants any more, as far as that is possible; returns at once."""
         ...
 
     async def close(self) -> None:
@@ -113,22 +141,27 @@ class Upstream(Protocol):
         ...
 
 
-class OpenAIUpstream:
-    """An OpenAI-compatible server. One per process, made inside the event loop: it owns the connection pool."""
+class UpstreamClient:
+    """Requests to the upstream, with its headers, retries and time-outs.
+
+    Made inside the event loop: it owns the connection pool.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._retries = settings.upstream_retries
         self._stall_timeout = settings.stall_timeout
         self._endpoint = Endpoint.of(settings)
-        self._url = self._endpoint.url("chat/completions")
         self._session = open_session()
 
     async def close(self) -> None:
         """Close the connection pool."""
         await self._session.close()
 
-    async def stream(self, request: bytes, sink: Sink) -> None:
-        """See `Upstream.stream`. 408, 429, 5xx and failed connections are retried before the stream has begun."""
+    async def stream(self, request: "UpstreamRequest", sink: Sink) -> None:
+        """Send the request and give the data of each event in its answer to `sink`; see `Upstream.stream`.
+
+        408, 429, 5xx and failed connections are retried before the stream has begun.
+        """
         response = await self._open(request)
         body = _Body(response, sink, self._stall_timeout)
         try:
@@ -142,14 +175,31 @@ class OpenAIUpstream:
         finally:
             body.leave()
 
-    async def _open(self, request: bytes) -> aiohttp.ClientResponse:
+    async def fetch(self, request: "UpstreamRequest") -> Mapping[str, Any]:
+        """Send the request and give the JSON object that it is answered with.
+
+        Raises:
+            UpstreamError: as for `stream`.
+        """
+        response = await self._open(request)
+        try:
+            async with asyncio.timeout(self._stall_timeout):
+                return await _read_object(response, _MAX_LINE)
+        except TimeoutError:
+            raise self._stalled() from None
+        except (aiohttp.ClientError, OSError) as failure:
+            raise self._unreachable(failure) from None
+
+    async def _open(self, request: "UpstreamRequest") -> aiohttp.ClientResponse:
+        url = self._endpoint.url(request.path)
         for retry in range(self._retries + 1):
             try:
                 async with asyncio.timeout(self._stall_timeout):
-                    response = await self._session.post(
-                        self._url,
-                        data=request,
-                        headers=self._endpoint.headers,
+                    response = await self._session.request(
+                        request.method,
+                        url.update_query(request.query) if request.query else url,
+                        data=request.body,
+                        headers={**self._endpoint.headers, **request.headers},
                         proxy=self._endpoint.proxy,
                         proxy_headers=self._endpoint.proxy_headers,
                     )
@@ -181,11 +231,47 @@ class OpenAIUpstream:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One request; `path` is percent-encoded, and below the API's base."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class OpenAIUpstream:
+    """A server that speaks Chat Completions. One per process, made inside the event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = UpstreamClient(settings)
+
+    async def close(self) -> None:
+        """Close the connection pool."""
+        await self._client.close()
+
+    async def stream(self, request: bytes, sink: Sink, generation: Generation) -> None:  # noqa: ARG002  # it goes on with none
+        """See `Upstream.stream`."""
+        await self._client.stream(UpstreamRequest("POST", "chat/completions", request), sink)
+
+    def abandon(self, answer_id: str) -> None:
+        """See `Upstream.abandon`; its connection is closed, and that is all one can do."""
+
+
 async def _error_body(response: aiohttp.ClientResponse) -> Mapping[str, Any]:
     """The upstream's own `error` object; empty if it sent something else."""
+    parsed = await _read_object(response, _MAX_ERROR_BODY)
+    error = parsed.get("error", parsed)
+    return error if isinstance(error, dict) else {}
+
+
+async def _read_object(response: aiohttp.ClientResponse, limit: int) -> Mapping[str, Any]:
+    """The JSON object that is the response's body; empty if it is something else, or longer than `limit` bytes."""
     body = bytearray()
     try:
-        while len(body) <= _MAX_ERROR_BODY and (data := await response.content.readany()):
+        while len(body) <= limit and (data := await response.content.readany()):
             body += data
     except RuntimeError:  # aiohttp's word for a connection that was lost before
         raise aiohttp.ServerDisconnectedError from None
@@ -195,8 +281,7 @@ async def _error_body(response: aiohttp.ClientResponse) -> Mapping[str, Any]:
         parsed = json_text.loads(bytes(body))
     except ValueError:
         return {}
-    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
-    return error if isinstance(error, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def _leave(response: aiohttp.ClientResponse) -> None:

@@ -14,7 +14,7 @@ from api.services import Deps, Services
 from api.stream import StreamResponse
 from api.submit import compose_chat, invalid, parse_object
 from shared.chat import OnDisconnect, Surface
-from shared.cursor import START, EntryId
+from shared.cursor import ACCEPTED, START, EntryId
 from shared.events import Kind
 from shared.queue import NewChat
 
@@ -25,11 +25,13 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 class Found:
     """The chat that a request created, or that its idempotency key belongs to.
 
-    `since` is the last restart that came before the request.
+    There is nothing to show up to `after`, which is where to follow it from, and what lies up to `since` is superseded:
+    the last restart before the request.
     """
 
     chat_id: str
     on_disconnect: OnDisconnect
+    after: EntryId = START
     since: EntryId = START
 
     @property
@@ -64,12 +66,12 @@ async def _find_or_create(deps: Services, chat: NewChat) -> Found:
     """
     existing = await admit(deps, chat, is_read=True)
     if existing is None:
-        return Found(chat.id, chat.on_disconnect)
+        return Found(chat.id, chat.on_disconnect, after=ACCEPTED)
     known = await deps.log.find(existing.chat_id)
     if known is None:
         raise unknown_chat(existing.chat_id)
     since = await deps.log.last_restart(known.id) if known.attempts > 1 else START
-    return Found(known.id, known.on_disconnect, since)
+    return Found(known.id, known.on_disconnect, since=since)
 
 
 async def _stream(request: Request, deps: Services, found: Found, *, with_usage: bool) -> Response:
@@ -81,7 +83,7 @@ async def _stream(request: Request, deps: Services, found: Found, *, with_usage:
     settings = deps.settings
     encoder = CompletionStream(with_usage=with_usage, since=found.since)
     async with within_patience():
-        follower = await follow(deps, found.chat_id, START, encoder, found.on_disconnect)
+        follower = await follow(deps, found.chat_id, found.after, encoder, found.on_disconnect)
     prefix = await wait_for_answer(
         request, follower, since=found.since, patience=settings.keepalive, headers=found.headers
     )
@@ -102,7 +104,7 @@ async def _whole(request: Request, deps: Services, found: Found) -> Response:
     """
     fold = Completion()
     async with within_patience():
-        follower = await follow(deps, found.chat_id, START, fold, found.on_disconnect)
+        follower = await follow(deps, found.chat_id, found.after, fold, found.on_disconnect)
     await wait_for_end(request, follower, found.headers)
     assert fold.terminal is not None
     if fold.terminal.kind is not Kind.DONE:

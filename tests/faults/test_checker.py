@@ -48,6 +48,11 @@ def failed():
     return recorded("failed")
 
 
+def resumed(evidence):
+    """The same, as if the upstream could go on with its answer."""
+    return dataclasses.replace(evidence, is_resumable=True, responses=1)
+
+
 def columns(evidence):
     return {finding.column for finding in check(evidence)}
 
@@ -352,3 +357,15 @@ def test_a_chat_that_ends_as_left_while_it_is_read_is_noticed(left):
 )
 def test_the_longest_calm_lies_between_faults(disturbed, longest):
     assert longest_calm((0.0, 10.0), disturbed) == longest
+
+
+def test_an_upstream_that_can_go_on_begins_one_answer(plain):
+    keyed = dataclasses.replace(plain, plan=dataclasses.replace(plain.plan, is_keyed=True, fault=None))
+    assert columns(resumed(keyed)) == set()
+    assert columns(dataclasses.replace(resumed(keyed), responses=2)) == {Column.TWICE}
+
+
+def test_an_attempt_that_goes_on_needs_no_restart_only_with_such_an_upstream(continued):
+    restarting = dataclasses.replace(continued, plan=dataclasses.replace(continued.plan, on_worker_loss="restart"))
+    assert columns(restarting) == {Column.WRONG}
+    assert columns(resumed(restarting)) == set()

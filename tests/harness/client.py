@@ -160,6 +160,19 @@ class Simulator:
 
         return await wait_until(ended, within)
 
+    async def responses(self, key: str) -> list[Json]:
+        """What was generated for that key behind `/v1/responses`, oldest first."""
+        return (await self._http.get("/simulator/responses", params={"key": key})).json()
+
+    async def response(self, key: str) -> Json:
+        """The only response of that key."""
+        (response,) = await self.responses(key)
+        return response
+
+    async def forget_responses(self) -> None:
+        """Have the simulator know no response any more."""
+        await self._http.delete("/simulator/responses")
+
     async def running(self, key: str) -> int:
         """How many requests of that key are being answered."""
         return sum(record["outcome"] == "running" for record in await self.requests(key))

@@ -32,6 +32,12 @@ async def sdk(relay):
         yield client
 
 
+@pytest.fixture
+def resuming(start_stack):
+    """A stack with one worker, whose upstream can go on with an answer."""
+    return start_stack(upstream="responses", lease=LEASE, drain=5, max_attempts=3)
+
+
 def hanging(key, **headers):
     """A request whose first attempt hangs after five deltas."""
     fault = {"kind": "stall", "after": 5, "times": 1}
@@ -159,3 +165,18 @@ async def test_two_replicas_give_the_same_bytes(stack, connect, key):
         received.append(answer.content)
     assert len(set(received)) == 1
     assert received[0].endswith(b"data: [DONE]\n\n")
+
+
+async def test_over_an_upstream_that_can_go_on_a_workers_death_is_not_noticed(resuming, simulator, key):
+    calls = [{"name": "f", "arguments": {"a": "".join(DELTAS)}}]
+    asked = hanging(key)
+    asked["extra_body"]["simulator"] |= {"tool_calls": calls}
+    async with AsyncOpenAI(base_url=f"{resuming.apis[0].url}/v1", api_key="unused", max_retries=0) as sdk:
+        chunks, error = await lose_worker_midway(resuming, sdk, asked)
+    assert error is None
+    assert text_of(chunks) == "".join(DELTAS)
+    called = [call for chunk in chunks for call in (chunk.choices[0].delta.tool_calls or ()) if chunk.choices]
+    assert "".join(call.function.arguments for call in called) == '{"a":"%b"}'.replace("%b", "".join(DELTAS))
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert not any("upstream" in name for chunk in chunks for name in chunk.model_extra or ())
+    assert len(await simulator.responses(key)) == 1

@@ -1,5 +1,7 @@
 import asyncio
 import time
+from dataclasses import replace
+from unittest.mock import ANY
 
 import pytest
 
@@ -450,3 +452,61 @@ async def test_a_key_that_is_another_chats_by_now_is_not_deleted(redis, log, que
     await redis.hset(keys.idempotency("shared"), "chat", "chat_later")
     assert await log.delete(chat_id)
     assert await redis.exists(keys.idempotency("shared"))
+
+
+@pytest.mark.parametrize("choice", [OnWorkerLoss.RESTART, OnWorkerLoss.CONTINUE])
+async def test_an_answer_that_the_upstream_can_go_on_with_is_continued(log, queue, choice):
+    chat_id = await create(queue, on_worker_loss=choice)
+    assert (await claim(log, chat_id, "A")).answer == ""
+    assert await log.note_answer(chat_id, "resp_1", token="A")
+    await append(log, chat_id, "A", 1, 1, [b"tx"])
+    claimed = await claim(log, chat_id, "B")
+    assert (claimed.answer, claimed.continues, claimed.lost) == ("resp_1", True, 0)
+    assert await claim(log, chat_id, "B") == replace(claimed, elapsed_ms=ANY)
+    assert [entry.kind for entry in await log.read(chat_id, START, 9)] == [b"A", b"S", b"t", b"S"]
+
+
+async def test_a_lost_answer_leads_to_what_the_chat_chose(log, chat_id):
+    await claim(log, chat_id, "A")
+    await log.note_answer(chat_id, "resp_1", token="A")
+    await append(log, chat_id, "A", 1, 1, [b"tx"])
+    assert await log.lose_answer(chat_id, token="A")
+    claimed = await claim(log, chat_id, "B")
+    assert (claimed.answer, claimed.continues, claimed.lost) == ("", False, 1)
+    assert [entry.kind for entry in await log.read(chat_id, START, 9)] == [b"A", b"S", b"t", b"R"]
+
+
+async def test_only_the_owner_notes_or_loses_an_answer(log, chat_id):
+    await claim(log, chat_id, "A")
+    await log.note_answer(chat_id, "resp_1", token="A")
+    await claim(log, chat_id, "B")
+    assert not await log.note_answer(chat_id, "resp_2", token="A")
+    assert not await log.lose_answer(chat_id, token="A")
+    assert (await claim(log, chat_id, "C")).answer == "resp_1"
+
+
+async def test_a_chat_that_is_to_fail_fails_even_if_its_answer_goes_on(log, queue):
+    chat_id = await create(queue, on_worker_loss=OnWorkerLoss.FAIL)
+    await claim(log, chat_id, "A")
+    await log.note_answer(chat_id, "resp_1", token="A")
+    await append(log, chat_id, "A", 1, 1, [b"tx"])
+    assert await claim(log, chat_id, "B") == Refused()
+    await log.seal(chat_id, CANCELLED, only_token="B")
+    assert await log.take_abandoned(9) == ["resp_1"]
+
+
+async def test_the_answer_of_a_chat_that_ends_without_it_is_abandoned_once(log, queue):
+    for number, terminal in enumerate([DONE, CANCELLED, CANCELLED]):
+        chat_id = await create(queue)
+        await claim(log, chat_id, "A")
+        await log.note_answer(chat_id, f"resp_{number}", token="A")
+        await log.seal(chat_id, terminal)
+    assert sorted(await log.take_abandoned(1) + await log.take_abandoned(9)) == ["resp_1", "resp_2"]
+    assert await log.take_abandoned(9) == []
+
+
+async def test_an_answer_that_is_noted_after_the_end_is_abandoned(log, chat_id):
+    await claim(log, chat_id, "A")
+    await log.seal(chat_id, CANCELLED)
+    assert not await log.note_answer(chat_id, "resp_1", token="A")
+    assert await log.take_abandoned(9) == ["resp_1"]

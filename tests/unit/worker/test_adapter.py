@@ -2,104 +2,24 @@
 
 import asyncio
 import base64
-import contextlib
 import gzip
 import time
 from contextlib import asynccontextmanager
 
 import pytest
 from harness.polling import wait_until
+from harness.scripted_server import CHUNKED, END, Sink, piece, response, running
 from pydantic import SecretStr
 
 from shared.settings import Settings
 from worker import upstream
-from worker.upstream import OpenAIUpstream, UpstreamError
+from worker.upstream import Generation, OpenAIUpstream, UpstreamError
 
-CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n%b\r\n"
-END = b"0\r\n\r\n"
+GENERATION = Generation("key")
 DONE = b"data: [DONE]\n\n"
 
 
-def piece(data):
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def response(status, body, headers=b""):
-    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n%b\r\n%b" % (status, len(body), headers, body)
-
-
 ANSWER = CHUNKED % b"" + piece(b"data: 1\n\n") + piece(b"data: 2\n\n" + DONE) + END
-
-
-class Server:
-    """Plays one script per request: bytes to write, seconds to wait, None to close; then waits for the next request."""
-
-    def __init__(self, *scripts):
-        self.scripts = list(scripts)
-        self.requests = []
-        self.connections = 0
-        self.written = 0
-        self.closed = asyncio.Event()
-
-    async def serve(self, reader, writer):
-        self.connections += 1
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
-                body = await reader.readexactly(int(length[0].split(b":")[1])) if length else b""
-                self.requests.append((head.decode(), body))
-                script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-                for step in script if isinstance(script, list) else [script]:
-                    if step is None:
-                        writer.close()
-                        return
-                    if isinstance(step, bytes):
-                        writer.write(step)
-                        await writer.drain()
-                        self.written += len(step)
-                    else:
-                        with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(reader.read(1), step)
-                            return  # the client has closed
-        self.closed.set()
-        writer.close()
-
-
-@asynccontextmanager
-async def running(*scripts):
-    server = Server(*scripts)
-
-    async def serve(reader, writer):
-        try:
-            await server.serve(reader, writer)
-        finally:
-            server.closed.set()
-            writer.close()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
-    try:
-        yield server
-    finally:
-        listening.close()
-
-
-class Sink:
-    """Takes `size` reads, then none until there is `more`."""
-
-    def __init__(self, size=10**9):
-        self.chunks = []
-        self.size = size
-        self.more = asyncio.Event()
-
-    def take(self, chunks):
-        self.chunks += chunks
-        self.size -= 1
-        return self.size > 0
-
-    async def room(self):
-        await self.more.wait()
 
 
 @asynccontextmanager
@@ -115,7 +35,7 @@ async def adapter(url, **settings):
 async def ask(url, sink=None, **settings):
     sink = sink or Sink()
     async with adapter(url, **settings) as upstream_:
-        await upstream_.stream(b'{"x":1}', sink)
+        await upstream_.stream(b'{"x":1}', sink, GENERATION)
     return sink.chunks
 
 
@@ -152,7 +72,7 @@ async def test_a_connection_is_used_again_after_done():
     async with running(late, ANSWER) as server, adapter(server.url) as upstream_:
         for _ in range(3):
             sink = Sink()
-            await upstream_.stream(b"{}", sink)
+            await upstream_.stream(b"{}", sink, GENERATION)
             assert sink.chunks == [b"1", b"2"]
     assert server.connections == 1
 
@@ -161,9 +81,9 @@ async def test_a_job_that_is_late_to_notice_its_end_takes_the_connection_from_no
     slow = [CHUNKED % b"" + piece(b"data: 1\n\n"), 0.1, piece(b"data: 2\n\n" + DONE) + END]
     async with running(ANSWER, slow) as server, adapter(server.url) as upstream_:
         full, sink = Sink(size=1), Sink()
-        late = asyncio.create_task(upstream_.stream(b"{}", full))
+        late = asyncio.create_task(upstream_.stream(b"{}", full, GENERATION))
         await wait_until(lambda: full.chunks)  # its answer is there as a whole, and the connection free again
-        next_ = asyncio.create_task(upstream_.stream(b"{}", sink))
+        next_ = asyncio.create_task(upstream_.stream(b"{}", sink, GENERATION))
         await wait_until(lambda: sink.chunks)
         full.more.set()
         await late
@@ -230,9 +150,9 @@ async def test_silence_is_a_stall_and_slow_bytes_are_none():
         running([CHUNKED % b"", *comments, piece(DONE), END], [CHUNKED % b"", piece(b"data: 1\n\n"), 9]) as server,
         adapter(server.url, stall_timeout=0.25) as upstream_,
     ):
-        await upstream_.stream(b"{}", Sink())
+        await upstream_.stream(b"{}", Sink(), GENERATION)
         with pytest.raises(UpstreamError) as raised:
-            await upstream_.stream(b"{}", Sink())
+            await upstream_.stream(b"{}", Sink(), GENERATION)
     assert raised.value.code == "upstream_stalled"
     assert not raised.value.is_final
 
@@ -248,7 +168,7 @@ async def test_headers_that_do_not_come_are_a_stall_after_the_retries():
 async def test_cancelling_closes_the_connection_at_once():
     async with running([CHUNKED % b"", piece(b"data: 1\n\n"), 9]) as server, adapter(server.url) as upstream_:
         sink = Sink()
-        asking = asyncio.create_task(upstream_.stream(b"{}", sink))
+        asking = asyncio.create_task(upstream_.stream(b"{}", sink, GENERATION))
         while not sink.chunks:
             await asyncio.sleep(0.01)
         asking.cancel()
@@ -266,7 +186,7 @@ async def test_an_error_of_the_sink_ends_the_stream_and_closes_the_connection():
 
     async with running([CHUNKED % b"", piece(b"data: 1\n\n"), 9]) as server, adapter(server.url) as upstream_:
         with pytest.raises(ZeroDivisionError):
-            await upstream_.stream(b"{}", Broken())
+            await upstream_.stream(b"{}", Broken(), GENERATION)
         await asyncio.wait_for(server.closed.wait(), 1)
 
 
@@ -308,7 +228,7 @@ async def test_cookies_are_not_kept():
     with_cookie = CHUNKED % b"Set-Cookie: a=b\r\n" + piece(DONE) + END
     async with running(with_cookie) as server, adapter(server.url) as upstream_:
         for _ in range(2):
-            await upstream_.stream(b"{}", Sink())
+            await upstream_.stream(b"{}", Sink(), GENERATION)
     assert "cookie" not in server.requests[1][0].lower()
 
 

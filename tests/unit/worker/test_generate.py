@@ -28,15 +28,17 @@ USAGE = json_text.dumps({"choices": [], "usage": {"total_tokens": 3}})
 
 
 class FakeUpstream:
-    """Plays one script per request: chunks to give, errors to raise, `STALL` to wait for ever."""
+    """Plays one script per request: chunks to give, errors to raise, a name to begin with, `STALL` to wait for ever."""
 
     def __init__(self, *scripts):
         self.scripts = list(scripts)
         self.requests = []
+        self.generations = []
         self.open = 0
 
-    async def stream(self, request, sink):
+    async def stream(self, request, sink, generation):
         self.requests.append(json_text.loads(request))
+        self.generations.append(generation)
         self.open += 1
         try:
             for step in self.scripts.pop(0):
@@ -44,10 +46,16 @@ class FakeUpstream:
                     await asyncio.Event().wait()
                 if isinstance(step, Exception):
                     raise step
+                if isinstance(step, str):
+                    await sink.begin(step)
+                    continue
                 if not sink.take([step]):
                     await sink.room()
         finally:
             self.open -= 1
+
+    def abandon(self, answer_id):
+        pass
 
     async def close(self):
         pass
@@ -134,6 +142,62 @@ async def test_a_cut_after_the_finish_reason_loses_only_usage(run):
         {"finish_reason": "stop", "usage": None},
         1,
     )
+
+
+def part(number, content=None, finish_reason=None, answer="resp_1"):
+    return chunk(content, finish_reason, upstream_response_id=answer, upstream_sequence_number=number)
+
+
+LOST = UpstreamError("gone", code="upstream_lost", is_final=False, is_lost=True)
+
+
+async def test_an_answer_that_can_be_gone_on_with_is_and_its_next_attempt_knows_what_is_stored(run):
+    upstream, chat = await run(
+        ["resp_1", part(0, "a"), part(1, "b"), CUT], [part(2, "c"), CUT], [part(3, finish_reason="stop")]
+    )
+    assert (chat.status, chat.text, chat.kinds) == (Status.DONE, "abc", "AScdScScD")
+    assert [generation.id for generation in upstream.generations] == [None, "resp_1", "resp_1"]
+    assert len({generation.key for generation in upstream.generations}) == 1
+    numbers = [[c["upstream_sequence_number"] for c in generation.chunks] for generation in upstream.generations]
+    assert numbers == [[], [0, 1], [0, 1, 2]]
+    assert [len(request["messages"]) for request in upstream.requests] == [1, 1, 1]
+
+
+async def test_what_ended_an_answer_is_known_to_the_attempt_that_goes_on_with_it(run):
+    _, chat = await run(["resp_1", part(0, "a", "length"), LOST])
+    assert (chat.status, chat.end["finish_reason"]) == (Status.DONE, "length")
+
+
+@pytest.mark.parametrize(
+    ("choice", "kinds", "messages"), [(OnWorkerLoss.RESTART, "AScRcdD", 1), (OnWorkerLoss.CONTINUE, "AScScdD", 2)]
+)
+async def test_a_lost_answer_is_another_generation(run, choice, kinds, messages):
+    upstream, chat = await run(
+        ["resp_1", part(0, "a"), LOST],
+        ["resp_2", part(0, "b", answer="resp_2"), part(1, finish_reason="stop", answer="resp_2")],
+        on_worker_loss=choice,
+    )
+    assert (chat.status, chat.kinds) == (Status.DONE, kinds)
+    assert [generation.id for generation in upstream.generations] == [None, None]
+    assert len({generation.key for generation in upstream.generations}) == 2
+    assert len(upstream.requests[1]["messages"]) == messages
+
+
+async def test_only_the_chunks_of_the_answer_under_way_are_what_is_stored(run):
+    upstream, chat = await run(
+        ["resp_1", part(5, "a"), LOST],
+        ["resp_2", part(0, "b", answer="resp_2"), CUT],
+        [part(1, finish_reason="stop", answer="resp_2")],
+        max_attempts=5,
+    )
+    assert (chat.status, chat.text) == (Status.DONE, "b")
+    assert [c["upstream_sequence_number"] for c in upstream.generations[2].chunks] == [0]
+
+
+async def test_an_answer_whose_chat_ends_otherwise_is_abandoned(run, log):
+    _, chat = await run(["resp_1", part(0, "a"), REFUSED])
+    assert chat.status is Status.FAILED
+    assert await log.take_abandoned(9) == ["resp_1"]
 
 
 async def test_a_final_refusal_ends_the_chat_at_once_without_secrets(run):
