@@ -182,7 +182,8 @@ async def list_input_items(
     rest = items[ids.index(after) + 1 :] if after else items
     page = rest[:limit]
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": "", "last_id": ""}
-    return json_response({"object": "list", "data": page, **ends, "has_more": len(rest) > limit})
+    listed = {"object": "list", "data": page, **ends, "has_more": len(rest) > limit}
+    return json_response(listed, 200, _headers(record.id))
 
 
 async def _history(deps: Services, asked: ResponseRequest) -> list[Json]:

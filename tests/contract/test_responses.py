@@ -459,3 +459,38 @@ async def test_a_stream_has_no_ids_and_its_comments_dispatch_nothing(impatient, 
         model="any", input="hi", stream=True, extra_body=scripted({"deltas": ["a"], "ttft": 0.7})
     )
     assert text_of(await events_of(stream)) == "a"
+
+
+@pytest.fixture(scope="module")
+def waiting_room(start_module_stack):
+    """A replica without workers."""
+    return start_module_stack(workers=0, max_queue=1, keepalive=0.2, max_body=1000)
+
+
+async def test_a_response_in_the_queue_is_queued_and_the_next_is_refused(waiting_room, connect_openai):
+    client = connect_openai(waiting_room.apis[0].url)
+    stream = await client.responses.create(model="any", input="hi", background=True, stream=True)
+    events = [await anext(aiter(stream)) for _ in range(2)]
+    assert [event.type for event in events] == ["response.created", "response.queued"]
+    response_id = events[0].response.id
+    assert (await client.responses.retrieve(response_id)).status == "queued"
+    with pytest.raises(openai.RateLimitError) as caught:
+        await client.responses.create(model="any", input="hi")
+    assert (caught.value.code, caught.value.response.headers["retry-after"]) == ("queue_full", "1")
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.responses.create(model="any", input="x" * 1000)
+    assert caught.value.status_code == 413
+    await client.responses.cancel(response_id)
+    rest = await events_of(stream)
+    assert [(event.type, event.response.status) for event in rest] == [("response.incomplete", "cancelled")]
+
+
+async def test_who_waits_in_the_queue_for_long_gets_a_stream_that_is_alive(waiting_room, connect):
+    api = connect(waiting_room.apis[0].url)
+    body = {"input": "hi", "stream": True}
+    async with api.open("POST", "/v1/responses", json=body) as reading:
+        await reading.until(lambda reading: len(reading.comments) >= 2)
+        assert [event.name for event in reading.events] == ["response.created"]
+        assert (await api.http.post(f"/v1/responses/{reading.events[0].json['response']['id']}/cancel")).is_success
+        await reading.rest()
+    assert reading.events[-1].json["response"]["status"] == "cancelled"
