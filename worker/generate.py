@@ -287,16 +287,16 @@ class Generator:
             turn.answer = answer_id
             await self._insist_own(lambda: self._log.note_answer(turn.chat_id, answer_id, token=turn.token))
 
-        request, chunks = claim.request, list[Json]()
+        request, chunks, key = claim.request, list[Json](), f"{log.chat_id}-{claim.lost}"
         if claim.answer:
             chunks = await self._chunks_of(claim.answer, log.chat_id)
         elif claim.continues:
-            request = await self._continuation(log.chat_id, request)
+            request, key = await self._continuation(log.chat_id, request), f"{key}-{claim.attempt}"
         answer = Answer(_wanted(request))
         for chunk in chunks:
             answer.note(chunk)
         recorder = _Recorder(log, answer, self._settings.max_output, begin)
-        generation = Generation(f"{log.chat_id}-{claim.lost}", claim.answer or None, chunks)
+        generation = Generation(key, claim.answer or None, chunks)
         try:
             await self._upstream.stream(request, recorder, generation)
         except UpstreamError as error:

@@ -73,6 +73,22 @@ class ResponsesUpstream:
             else:
                 raise
 
+    async def _ask_after(self, response_id: str, translation: "_Translation") -> None:
+        """Find out whether the response whose stream just ended is at its end as well: a cancelled one has no event.
+
+        Raises:
+            Failed: it is.
+            UpstreamError: it does not exist any more.
+        """
+        try:
+            found = await self._client.fetch(UpstreamRequest("GET", _path(response_id)))
+        except UpstreamError as error:
+            if error.status == _NOT_FOUND:
+                raise _lost() from None
+            return  # the next attempt will see
+        if found.get("status") in ("cancelled", "failed"):
+            translation.conclude(found)
+
     async def _begin(self, request: UpstreamRequest, sink: Sink) -> None:
         """Pass a new response on. If that is cancelled before its id is noted, note that first, within a moment.
 
@@ -112,10 +128,7 @@ class ResponsesUpstream:
         try:
             await self._client.stream(request, translation)
             if translation.response_id is not None and not translation.is_finished:
-                # There is no event for a response that was cancelled: its stream just ends.
-                found = await self._client.fetch(UpstreamRequest("GET", _path(translation.response_id)))
-                if found.get("status") in ("cancelled", "failed"):
-                    translation.conclude(found)
+                await self._ask_after(translation.response_id, translation)
         except Failed as failure:
             if not failure.has_ended and translation.response_id is not None:
                 self.abandon(translation.response_id)

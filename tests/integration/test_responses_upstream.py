@@ -202,8 +202,7 @@ async def test_a_forgotten_response_leads_to_what_the_chat_chose(relay, api, sim
         await reading.until(has(5))
         await simulator.forget_responses()
         await reading.rest()
-    assert progress(reading) == ["started", "started", "restart", "done"][-len(progress(reading)) :]
-    assert "restart" in progress(reading)
+    assert progress(reading) == ["started", "restart", "done"]
     assert json_text_of(reading.events) == TEXT
     assert (await api.chat(reading.chat_id))["text"] == TEXT
 

@@ -172,6 +172,13 @@ async def test_a_stream_that_just_ends_is_asked_after(found, is_lost, code):
     assert (caught.value.is_lost, caught.value.code) == (is_lost, code)
 
 
+async def test_a_stream_that_just_ends_may_be_of_a_response_that_is_gone():
+    async with running(stream(CREATED, text("a")), response(404, b"{}")) as server:
+        with pytest.raises(UpstreamError) as caught:
+            await ask(server.url)
+    assert (caught.value.is_lost, caught.value.is_final, caught.value.code) == (True, False, "upstream_lost")
+
+
 async def test_a_stream_that_ends_too_soon_is_left_to_the_next_attempt():
     found = json.dumps({"status": "in_progress"}).encode()
     async with running(stream(CREATED, text("a")), response(200, found)) as server:
