@@ -10,6 +10,8 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
+pytestmark = pytest.mark.parametrize("upstream", ["completions", "responses"])
+
 USER: Any = [{"role": "user", "content": "やっほ"}]
 CALLS = [
     {"name": "get_weather", "arguments": {"city": "京都"}},
@@ -42,8 +44,8 @@ def text_of(completion: ChatCompletion) -> str | None:
     return completion.choices[0].message.content
 
 
-def joined(chunks: list[ChatCompletionChunk], index: int = 0) -> str:
-    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices if choice.index == index)
+def joined(chunks: list[ChatCompletionChunk]) -> str:
+    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
 def test_a_completion(client: OpenAI):
@@ -110,16 +112,6 @@ def test_usage_comes_last_if_it_is_asked_for(client: OpenAI):
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
 
 
-def test_several_choices(client: OpenAI):
-    extra = scripted(deltas=["a", "b", "c"])
-    whole = client.chat.completions.create(model="m", messages=USER, n=2, extra_body=extra)
-    chunks = list(client.chat.completions.create(model="m", messages=USER, n=2, stream=True, extra_body=extra))
-    assert [(choice.index, choice.message.content) for choice in whole.choices] == [(0, "abc"), (1, "abc")]
-    assert [joined(chunks, index) for index in (0, 1)] == ["abc", "abc"]
-    finished = [(choice.index, choice.finish_reason) for chunk in chunks for choice in chunk.choices]
-    assert finished.count((0, "stop")) == finished.count((1, "stop")) == 1
-
-
 def test_log_probabilities(client: OpenAI):
     extra = scripted(tokens=4)
     whole = client.chat.completions.create(model="m", messages=USER, logprobs=True, extra_body=extra)
@@ -151,29 +143,6 @@ def test_reasoning_is_passed_on(client: OpenAI):
     deltas = [chunk.choices[0].delta for chunk in stream]
     assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "まず考える。"
     assert "".join(delta.content or "" for delta in deltas) == "はい。"
-
-
-async def test_parameters_and_messages_reach_the_upstream_as_they_are(async_client: AsyncOpenAI, key, simulator):
-    content: Any = [
-        {"type": "text", "text": "What is in this picture? "},
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
-        {"type": "text", "text": "Say it in one word."},
-    ]
-    await async_client.chat.completions.create(
-        model="simulator",
-        messages=[{"role": "system", "content": "短く。"}, {"role": "user", "content": content}],
-        response_format={"type": "json_object"},
-        top_p=0.5,
-        seed=7,
-        stop=["\n\n"],
-        metadata={"who": "me"},
-        extra_body={**scripted(key=key, text="{}"), "chat_template_kwargs": {"enable_thinking": False}},
-    )
-    body = (await simulator.request(key))["body"]
-    assert body["messages"] == [{"role": "system", "content": "短く。"}, {"role": "user", "content": content}]
-    assert body["response_format"] == {"type": "json_object"}
-    assert (body["top_p"], body["seed"], body["stop"], body["metadata"]) == (0.5, 7, ["\n\n"], {"who": "me"})
-    assert body["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_an_answer_cut_by_its_limit_says_length(client: OpenAI):

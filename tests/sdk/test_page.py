@@ -6,6 +6,7 @@ What it prints is what the page says; README is short and says nothing.
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "openai.md"
 README = PAGE.parents[1] / "README.md"
 SECTION = "Use it from the OpenAI SDK"
 ANSWER = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12."
+AT_ONCE = 4
 WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
-
-
-def parts(language):
-    return [pytest.param(block, id=str(number)) for number, block in enumerate(blocks(PAGE, language))]
 
 
 @pytest.fixture
@@ -30,37 +28,40 @@ def addresses(stack):
     return {"http://127.0.0.1:8000": one, "http://127.0.0.1:8001": one, "http://127.0.0.1:8002": other}
 
 
-def output_of(command, code, folder):
-    program = subprocess.run(
-        command,
-        input=code,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=folder,
-        env=WITHOUT_SETTINGS,
-        text=True,
-        timeout=55,
-        check=False,
-    )
-    return program.stdout
+def check_programs(language, command, folder, addresses):
+    def output_of(block):
+        return subprocess.run(
+            command,
+            input=on_this_machine(block.code, addresses),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=WITHOUT_SETTINGS,
+            text=True,
+            timeout=50,
+            check=False,
+        ).stdout
+
+    programs = blocks(PAGE, language)
+    assert len(programs) > 2
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for block, printed in zip(programs, pool.map(output_of, programs), strict=True):
+            check_output(block, printed)
 
 
-@pytest.mark.parametrize("block", parts("python"))
-def test_python_prints_what_the_page_says(addresses, block, tmp_path):
-    check_output(block, output_of([sys.executable, "-"], on_this_machine(block.code, addresses), tmp_path))
+def test_python_prints_what_the_page_says(addresses, tmp_path):
+    check_programs("python", [sys.executable, "-"], tmp_path, addresses)
 
 
 @NEEDS_NODE
-@pytest.mark.parametrize("block", parts("js"))
-def test_node_prints_what_the_page_says(addresses, block):
-    command = ["node", "--input-type=module", "-"]
-    check_output(block, output_of(command, on_this_machine(block.code, addresses), NODE_TESTS))
+def test_node_prints_what_the_page_says(addresses):
+    check_programs("js", ["node", "--input-type=module", "-"], NODE_TESTS, addresses)
 
 
 @NEEDS_CURL
-@pytest.mark.parametrize("block", parts("sh"))
-def test_curl_prints_what_the_page_says(addresses, block, shell):
-    check_output(block, shell.run(on_this_machine(block.code, addresses)))
+def test_curl_prints_what_the_page_says(addresses, shell):
+    for block in blocks(PAGE, "sh"):
+        check_output(block, shell.run(on_this_machine(block.code, addresses)))
 
 
 @NEEDS_NODE
