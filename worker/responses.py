@@ -17,7 +17,7 @@ from shared import json_text
 from shared.settings import Settings
 from worker.responses_events import Failed, Malformed, Translator, response_id_of
 from worker.responses_request import LOGPROBS, Untranslatable, translate_request
-from worker.upstream import Generation, Sink, UpstreamClient, UpstreamError, UpstreamRequest
+from worker.upstream import Generation, Sink, UpstreamClient, UpstreamError, UpstreamRequest, answer_lost
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class ResponsesUpstream:
             if error.status in _NO_STREAM:
                 await self._wait_for_rest(translator, sink)
             elif error.status == _NOT_FOUND:
-                raise _lost() from None
+                raise answer_lost() from None
             else:
                 raise
 
@@ -104,7 +104,7 @@ class ResponsesUpstream:
             raise _malformed() from None
         except UpstreamError as error:
             if error.status in (*_NO_STREAM, _NOT_FOUND):
-                raise _lost() from None
+                raise answer_lost() from None
             raise
         sink.take([json_text.dumps(chunk)])
 
@@ -189,11 +189,6 @@ class _Translation:
 def _failed(failure: Failed) -> UpstreamError:
     message = "The upstream's response failed."
     return UpstreamError.of(failure.body, message, is_final=failure.is_final, is_lost=True)
-
-
-def _lost() -> UpstreamError:
-    message = "The upstream cannot go on with its answer."
-    return UpstreamError(message, code="upstream_lost", is_final=False, is_lost=True)
 
 
 def _malformed() -> UpstreamError:

@@ -140,6 +140,13 @@ async def test_a_request_is_what_the_sdk_would_send():
     assert "\r\nContent-Type: application/json\r\n" in head
 
 
+async def test_an_answer_that_another_kind_of_worker_began_is_lost_and_not_given_twice():
+    async with adapter("http://127.0.0.1:1") as upstream_:
+        with pytest.raises(UpstreamError) as caught:
+            await upstream_.stream(b"{}", Sink(), Generation("key", "resp_1"))
+    assert (caught.value.code, caught.value.is_lost, caught.value.is_final) == ("upstream_lost", True, False)
+
+
 async def test_credentials_in_the_address_are_sent_as_such():
     async with running(ANSWER) as server:
         await ask(server.url.replace("//", "//u:p@").replace("/v1", "/v1?api-version=2"))
