@@ -207,6 +207,14 @@ def _creation(chat: dict[str, Any], key: str) -> UpstreamRequest:
             is_final=True,
             status=400,
         ) from None
+    except (KeyError, TypeError, AttributeError, ValueError):  # what a server of Chat Completions would refuse
+        raise UpstreamError(
+            "The request is not in the shape that Chat Completions has.",
+            code="invalid_value",
+            type_="invalid_request_error",
+            is_final=True,
+            status=400,
+        ) from None
     return UpstreamRequest("POST", "responses", json_text.dumps(body), headers={"Idempotency-Key": key})
 
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from shared.settings import Settings
 from worker import upstream
+from worker.responses import ResponsesUpstream
 from worker.upstream import Generation, OpenAIUpstream, UpstreamError
 
 GENERATION = Generation("key")
@@ -145,6 +146,26 @@ async def test_an_answer_that_another_kind_of_worker_began_is_lost_and_not_given
         with pytest.raises(UpstreamError) as caught:
             await upstream_.stream(b"{}", Sink(), Generation("key", "resp_1"))
     assert (caught.value.code, caught.value.is_lost, caught.value.is_final) == ("upstream_lost", True, False)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b'{"messages":[{"role":"user","content":["x"]}]}',
+        b'{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}',
+        b'{"messages":[{"role":"assistant","tool_calls":[null]}]}',
+        b'{"messages":[{"role":"user","content":"x"}],"tools":[1]}',
+        b'{"messages":[{"role":"user","content":"x"}],"response_format":"json"}',
+    ],
+)
+async def test_what_cannot_be_translated_because_of_its_shape_is_the_clients_error(request_):
+    upstream_ = ResponsesUpstream(Settings(openai_base_url="http://127.0.0.1:1"))
+    try:
+        with pytest.raises(UpstreamError) as caught:
+            await upstream_.stream(request_, Sink(), GENERATION)
+    finally:
+        await upstream_.close()
+    assert (caught.value.type, caught.value.status, caught.value.is_final) == ("invalid_request_error", 400, True)
 
 
 async def test_credentials_in_the_address_are_sent_as_such():
