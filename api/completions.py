@@ -11,12 +11,11 @@ from typing import Any
 
 from shared import json_text
 from shared.cursor import START, EntryId
-from shared.events import ChunkDecoder, Entry, Json, Kind, choices_of, index_of
+from shared.events import OURS, ChunkDecoder, Entry, Json, Kind, choices_of, index_of
 
 DONE = b"data: [DONE]\n\n"
 
 _TEXT_CHUNK = Kind.TEXT_CHUNK.value
-_OURS = frozenset({"upstream_response_id", "upstream_sequence_number", "upstream_output_index"})
 _HEAD = ("id", "created", "model")
 _WHOLE = frozenset({"role", "id", "type"})
 """Strings that say the same again when they are repeated; all others go on where they ended."""
@@ -107,7 +106,7 @@ class CompletionStream:
         choices = choices_of(chunk)
         if not self._with_usage and chunk.get("usage") and not choices:
             return b""
-        hidden = _OURS if self._with_usage else _OURS | {"usage"}
+        hidden = OURS if self._with_usage else OURS | {"usage"}
         shown = {name: value for name, value in chunk.items() if name not in hidden}
         if self._attempt in (-1, attempt):
             self._attempt = attempt
@@ -168,7 +167,7 @@ class Completion:
 
     def _take(self, chunk: Json) -> None:
         for name, value in chunk.items():
-            if name in _OURS or name == "choices":
+            if name in OURS or name == "choices":
                 continue
             if name == "usage":
                 self._usage = value if isinstance(value, dict) else self._usage

@@ -33,6 +33,13 @@ Json = dict[str, Any]
 ANSWER_ID = "upstream_response_id"
 """The member of a chunk that says what the upstream calls the answer, if it can go on with it."""
 
+SEQUENCE_NUMBER = "upstream_sequence_number"
+OUTPUT_INDEX = "upstream_output_index"
+"""What a chunk says beside that, for whoever goes on: see `worker.responses_events`."""
+
+OURS = frozenset({ANSWER_ID, SEQUENCE_NUMBER, OUTPUT_INDEX})
+"""The members of a chunk that no client is shown."""
+
 
 class Kind(bytes, Enum):
     """The first byte of an entry's value."""

@@ -296,8 +296,8 @@ NOTE_ANSWER = (
     + """
 local record, token, answer = KEYS[1], ARGV[1], ARGV[2]
 local owner, status = unpack(redis.call('HMGET', record, 'token', 'status'))
-if owner ~= token then return 0 end
-if status ~= 'running' then
+if owner and owner ~= token then return 0 end
+if status ~= 'running' then  -- the chat has ended or was deleted
   if answer ~= '' then abandon(answer) end
   return 0
 end

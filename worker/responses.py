@@ -17,7 +17,7 @@ from shared import json_text
 from shared.settings import Settings
 from worker.responses_events import Failed, Malformed, Translator, response_id_of
 from worker.responses_request import LOGPROBS, Untranslatable, translate_request
-from worker.upstream import Generation, Sink, UpstreamClient, UpstreamError, UpstreamRequest
+from worker.upstream import Generation, Sink, UpstreamClient, UpstreamError, UpstreamRequest, answer_lost
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class ResponsesUpstream:
             if error.status in _NO_STREAM:
                 await self._wait_for_rest(translator, sink)
             elif error.status == _NOT_FOUND:
-                raise _lost() from None
+                raise answer_lost() from None
             else:
                 raise
 
@@ -120,7 +120,7 @@ class ResponsesUpstream:
             raise _malformed() from None
         except UpstreamError as error:
             if error.status in (*_NO_STREAM, _NOT_FOUND):
-                raise _lost() from None
+                raise answer_lost() from None
             raise
         sink.take([json_text.dumps(chunk)])
 
@@ -217,11 +217,6 @@ def _failed(failure: Failed) -> UpstreamError:
     return UpstreamError.of(failure.body, message, is_final=failure.is_final, is_lost=True)
 
 
-def _lost() -> UpstreamError:
-    message = "The upstream cannot go on with its answer."
-    return UpstreamError(message, code="upstream_lost", is_final=False, is_lost=True)
-
-
 def _malformed() -> UpstreamError:
     return UpstreamError("The upstream sent a malformed event.", code="upstream_garbage", is_final=False)
 
@@ -235,6 +230,14 @@ def _creation(chat: dict[str, Any], key: str) -> UpstreamRequest:
             code="unsupported_parameter",
             type_="invalid_request_error",
             param=error.param,
+            is_final=True,
+            status=400,
+        ) from None
+    except (KeyError, TypeError, AttributeError, ValueError):  # what a server of Chat Completions would refuse
+        raise UpstreamError(
+            "The request is not in the shape that Chat Completions has.",
+            code="invalid_value",
+            type_="invalid_request_error",
             is_final=True,
             status=400,
         ) from None

@@ -14,12 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.events import ANSWER_ID
+from shared.events import ANSWER_ID, OUTPUT_INDEX, SEQUENCE_NUMBER
 
 Json = dict[str, Any]
-
-SEQUENCE_NUMBER = "upstream_sequence_number"
-OUTPUT_INDEX = "upstream_output_index"
 
 _BEGINNINGS = ("response.created", "response.queued", "response.in_progress")
 _FINISH_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}

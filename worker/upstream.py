@@ -88,6 +88,12 @@ class UpstreamError(Exception):
         return error
 
 
+def answer_lost() -> UpstreamError:
+    """The answer was begun, and nothing more can be had of it: the next attempt does what the chat chose."""
+    message = "The upstream cannot go on with its answer."
+    return UpstreamError(message, code="upstream_lost", is_final=False, is_lost=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What is known of an answer that may have been begun already.
@@ -252,8 +258,10 @@ class OpenAIUpstream:
         """Close the connection pool."""
         await self._client.close()
 
-    async def stream(self, request: bytes, sink: Sink, generation: Generation) -> None:  # noqa: ARG002  # it goes on with none
-        """See `Upstream.stream`."""
+    async def stream(self, request: bytes, sink: Sink, generation: Generation) -> None:
+        """See `Upstream.stream`; it goes on with none, such as workers with another `PIROPIRO_UPSTREAM` begin."""
+        if generation.id is not None:
+            raise answer_lost()
         await self._client.stream(UpstreamRequest("POST", "chat/completions", request), sink)
 
     def abandon(self, answer_id: str) -> None:

@@ -46,6 +46,7 @@ class _Messages:
 
     def __init__(self, known: Mapping[str, Json]) -> None:
         self._known = known
+        self._referred = set[str]()
         self._messages: list[Json] = []
         self._open: Json | None = None
         self._reasoning = ""
@@ -77,6 +78,9 @@ class _Messages:
         id_ = required(reference, "id", str, param)
         if id_ not in self._known:
             raise ApiError(404, f"Item with id '{id_[:64]}' not found.", param=path(param, "id"), code="item_not_found")
+        if id_ in self._referred:  # a short reference may stand for a long item
+            raise invalid(path(param, "id"), f"duplicate item '{id_[:64]}'")
+        self._referred.add(id_)
         return self._known[id_]
 
     def _close(self) -> None:

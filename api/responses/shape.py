@@ -9,6 +9,7 @@ from shared.events import Json
 
 _CHAT, _RESPONSE = "chat_", "resp_"
 
+_RESPONSE_ID = re.compile(r"resp_(?P<chat>[a-z2-7]{20})")
 _ITEM_ID = re.compile(r"[a-z]+_(?P<chat>[a-z2-7]{20})_[0-9]+")
 
 _ECHOED = (
@@ -35,8 +36,8 @@ def response_id_of(chat_id: str) -> str:
 
 def chat_id_of(response_id: str) -> str | None:
     """The inverse; None for what can be no response's id."""
-    suffix = response_id.removeprefix(_RESPONSE)
-    return _CHAT + suffix if suffix != response_id else None
+    match = _RESPONSE_ID.fullmatch(response_id)
+    return _CHAT + match["chat"] if match else None
 
 
 def response_of(item_id: str) -> str | None:

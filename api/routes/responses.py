@@ -95,12 +95,14 @@ def check_query(request: Request, known: Sequence[str]) -> None:
 @router.post("", **openapi.CREATE_RESPONSE)
 async def create(request: Request, deps: Deps, options: OptionsParam) -> Response:
     """Create a response: in the background or not, as a stream of events or as one object."""
-    body = parse_object(await read_body(request, deps.settings.max_body))
+    posted = await read_body(request, deps.settings.max_body)
+    body = parse_object(posted)
     async with within_patience():
         asked = parse_request(body, deps.settings.model, await _referenced(deps, body))
         upstream_request = asked.upstream_request(await _history(deps, asked))
         retention_ms = None if asked.is_stored else _UNSTORED_MS
         chat = compose(body, upstream_request, options, Surface.RESPONSES, asked.origin, retention_ms)
+        _check_size(chat.request, deps.settings.max_body, len(posted))
         existing = await admit(deps, chat, is_read=asked.stream or not asked.is_background)
         chat_id = chat.id if existing is None else existing.chat_id
         if asked.is_background and not asked.stream:
@@ -184,6 +186,17 @@ async def list_input_items(
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": "", "last_id": ""}
     listed = {"object": "list", "data": page, **ends, "has_more": len(rest) > limit}
     return json_response(listed, 200, _headers(record.id))
+
+
+def _check_size(request: bytes, limit: int, posted: int) -> None:
+    """Check what a conversation has become, which each response keeps whole: `posted` bytes and those from before.
+
+    Raises:
+        ApiError: 413.
+    """
+    if len(request) > limit + posted:
+        message = f"What the response is to go on with is larger than {limit} bytes (PIROPIRO_MAX_BODY)."
+        raise ApiError(413, message, param="input", code="body_too_large")
 
 
 async def _history(deps: Services, asked: ResponseRequest) -> list[Json]:

@@ -172,6 +172,14 @@ def test_a_body_that_is_too_large(client):
     assert caught.value.status_code == 413
 
 
+def test_a_conversation_that_has_become_too_large(client):
+    first = client.responses.create(model="m", input="x" * 6_000)
+    second = client.responses.create(model="m", input="x" * 6_000, previous_response_id=first.id)
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.responses.create(model="m", input="x" * 3_000, previous_response_id=second.id)
+    assert (caught.value.status_code, caught.value.param) == (413, "input")
+
+
 def test_a_clients_own_time_limit(client):
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.3).chat.completions.create(

@@ -28,24 +28,27 @@ def addresses(stack):
     return {"http://127.0.0.1:8000": one, "http://127.0.0.1:8001": one, "http://127.0.0.1:8002": other}
 
 
-def check_programs(language, command, folder, addresses):
-    def output_of(block):
-        return subprocess.run(
-            command,
-            input=on_this_machine(block.code, addresses),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=WITHOUT_SETTINGS,
-            text=True,
-            timeout=50,
-            check=False,
-        ).stdout
+def output_of(command, code, folder):
+    return subprocess.run(
+        command,
+        input=code,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        env=WITHOUT_SETTINGS,
+        text=True,
+        timeout=50,
+        check=False,
+    ).stdout
 
+
+def check_programs(language, command, folder, addresses):
     programs = blocks(PAGE, language)
     assert len(programs) > 2
+    codes = [on_this_machine(block.code, addresses) for block in programs]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for block, printed in zip(programs, pool.map(output_of, programs), strict=True):
+        outputs = pool.map(lambda code: output_of(command, code, folder), codes)
+        for block, printed in zip(programs, outputs, strict=True):
             check_output(block, printed)
 
 

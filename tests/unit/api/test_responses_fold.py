@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from api.responses.encoder import ResponseEncoder
 from api.responses.fold import RESTARTED, ResponseFold
+from api.responses.shape import chat_id_of, response_id_of
 from shared.cursor import START, EntryId
 from shared.events import Kind
 
@@ -376,3 +377,10 @@ def test_items_are_what_their_deltas_say(log):
             assert item["arguments"] == told[index, None]
         for place, part in enumerate(item.get("content", ())):
             assert (part.get("text") or part.get("refusal") or "") == told.get((index, place), "")
+
+
+def test_only_a_responses_id_names_a_chat():
+    """Whatever else a body says instead must not become part of a key: a lone surrogate has no UTF-8."""
+    assert chat_id_of(response_id_of(CHAT_ID)) == CHAT_ID
+    foreign = ("", "resp_", CHAT_ID, "resp_\ud800", "resp_a}{b", f"{response_id_of(CHAT_ID)}\n")
+    assert [chat_id_of(each) for each in foreign] == [None] * len(foreign)

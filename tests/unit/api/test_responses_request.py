@@ -310,6 +310,9 @@ def test_references_stand_for_the_items_that_they_name():
     with pytest.raises(ApiError) as caught:
         parse(input=items)
     assert (caught.value.status, caught.value.param) == (404, "input[1].id")
+    with pytest.raises(ApiError) as caught:
+        parse_request({"input": [*items, {"id": "msg_1"}]}, "m", known)
+    assert (caught.value.status, caught.value.param) == (400, "input[4].id")
 
 
 @pytest.mark.parametrize("items", [None, "hi", [1, None], [{"type": "item_reference", "id": 1}], {"id": "x"}])

@@ -463,6 +463,24 @@ async def test_a_deleted_chat_leaves_nothing_and_its_writer_is_told(redis, log, 
     assert await append(log, chat_id, "A", 1, 2, [b"ty"]) == Gone()
 
 
+async def test_the_answer_of_a_deleted_chat_is_stopped_also_if_its_name_comes_later(log, queue):
+    before, after = await create(queue), await create(queue)
+    for chat_id in (before, after):
+        await claim(log, chat_id)
+    assert await log.note_answer(before, "before", token="A")
+    await log.delete(before)
+    await log.delete(after)
+    assert not await log.note_answer(after, "after", token="A")
+    assert sorted(await log.take_abandoned(10)) == ["after", "before"]
+
+
+async def test_the_answer_of_an_attempt_that_was_fenced_is_its_successors_business(log, chat_id):
+    await claim(log, chat_id, "A")
+    await claim(log, chat_id, "B")
+    assert not await log.note_answer(chat_id, "answer", token="A")
+    assert await log.take_abandoned(10) == []
+
+
 @pytest.mark.parametrize(
     "redis", ["real"], indirect=True
 )  # the fake one has no connection of its own to subscribe with

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from shared.settings import Settings
 from worker import upstream
+from worker.responses import ResponsesUpstream
 from worker.upstream import Generation, OpenAIUpstream, UpstreamError
 
 GENERATION = Generation("key")
@@ -57,6 +58,33 @@ async def test_a_request_is_what_the_sdk_would_send():
     for line in ("Authorization: Bearer sk-k", "OpenAI-Organization: o", "OpenAI-Project: p", "X-A: b", "X-C: d"):
         assert f"\r\n{line}\r\n" in head
     assert "\r\nContent-Type: application/json\r\n" in head
+
+
+async def test_an_answer_that_another_kind_of_worker_began_is_lost_and_not_given_twice():
+    async with adapter("http://127.0.0.1:1") as upstream_:
+        with pytest.raises(UpstreamError) as caught:
+            await upstream_.stream(b"{}", Sink(), Generation("key", "resp_1"))
+    assert (caught.value.code, caught.value.is_lost, caught.value.is_final) == ("upstream_lost", True, False)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b'{"messages":[{"role":"user","content":["x"]}]}',
+        b'{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}',
+        b'{"messages":[{"role":"assistant","tool_calls":[null]}]}',
+        b'{"messages":[{"role":"user","content":"x"}],"tools":[1]}',
+        b'{"messages":[{"role":"user","content":"x"}],"response_format":"json"}',
+    ],
+)
+async def test_what_cannot_be_translated_because_of_its_shape_is_the_clients_error(request_):
+    upstream_ = ResponsesUpstream(Settings(openai_base_url="http://127.0.0.1:1"))
+    try:
+        with pytest.raises(UpstreamError) as caught:
+            await upstream_.stream(request_, Sink(), GENERATION)
+    finally:
+        await upstream_.close()
+    assert (caught.value.type, caught.value.status, caught.value.is_final) == ("invalid_request_error", 400, True)
 
 
 async def test_credentials_in_the_address_are_sent_as_such():
