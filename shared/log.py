@@ -341,9 +341,9 @@ class Claimed:
 
     `elapsed_ms` is the time since the chat's first attempt began; `failures` counts the failed attempts before this;
     `continues` says that the chunks of earlier attempts stand, and that this one is to go on after them; `predecessor`
-    was the log's top before, and `length` is how many entries it has now, the attempt's own beginning included. `answer`
-    is what the upstream calls the answer that an earlier attempt began, if this one can have the rest of it (else
-    empty); `lost` counts the answers that were begun and lost.
+    was the log's top before, and `length` is how many entries it has now, the attempt's own beginning included.
+    `answer` is what the upstream calls the answer that an earlier attempt began, if this one can have the rest of it
+    (else empty); `lost` counts the answers that were begun and lost.
     """
 
     attempt: int

@@ -84,7 +84,7 @@ class ResponsesUpstream:
             found = await self._client.fetch(UpstreamRequest("GET", _path(response_id)))
         except UpstreamError as error:
             if error.status == _NOT_FOUND:
-                raise _lost() from None
+                raise answer_lost() from None
             return  # the next attempt will see
         if found.get("status") in ("cancelled", "failed"):
             translation.conclude(found)
