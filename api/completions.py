@@ -260,13 +260,16 @@ def _whole(value: Any) -> Any:
 def _whole_choice(index: int, choice: Json) -> Json:
     said = {"role": "assistant", "content": None, "refusal": None} | _whole(choice["delta"])
     if isinstance(said.get("tool_calls"), list):
-        said["tool_calls"] = [_without_index(call) for call in said["tool_calls"]]
+        said["tool_calls"] = [_whole_call(call) for call in said["tool_calls"]]
     if not said["content"] and (said.get("tool_calls") or said.get("function_call") or said["refusal"]):
         said["content"] = None
     rest = {name: _whole(value) for name, value in choice.items() if name not in ("delta", "index")}
     return {"index": index, "message": said, "logprobs": None, "finish_reason": None} | rest
 
 
-def _without_index(call: Any) -> Any:
-    """Only the calls of a delta are numbered."""
-    return {name: value for name, value in call.items() if name != "index"} if isinstance(call, dict) else call
+def _whole_call(call: Any) -> Any:
+    """A delta's call has a number; a message's has none, but a type, which some upstreams leave out of the deltas."""
+    if not isinstance(call, dict):
+        return call
+    typed = {**call, "type": "function"} if "function" in call and not call.get("type") else call
+    return {name: value for name, value in typed.items() if name != "index"}

@@ -142,7 +142,9 @@ def _is_logprob(token: Any) -> bool:
 
 
 def _logprob(token: Json, *, is_top: bool) -> Json:
-    read = {"token": token["token"], "bytes": token.get("bytes") or [], "logprob": token["logprob"]}
+    bytes_ = token.get("bytes")
+    is_read = isinstance(bytes_, list) and all(type(byte) is int for byte in bytes_)
+    read = {"token": token["token"], "bytes": bytes_ if is_read else [], "logprob": token["logprob"]}
     if is_top:
         return read
     top = token.get("top_logprobs")

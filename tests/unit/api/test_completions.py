@@ -271,6 +271,15 @@ def test_unknown_members_are_folded_by_their_kind():
     assert message == {"role": "assistant", "content": None, "refusal": None, **rest, "id": "i", "type": "t"}
 
 
+@pytest.mark.parametrize(
+    ("given_as", "whole_type"), [({}, "function"), ({"type": None}, "function"), ({"type": "x"}, "x")]
+)
+def test_a_call_of_a_message_has_a_type_even_if_its_deltas_have_none(given_as, whole_type):
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}, **given_as}
+    (folded,) = whole(log((STARTED, [chunk({"tool_calls": [call]})])))["choices"][0]["message"]["tool_calls"]
+    assert folded == {"id": "c", "type": whole_type, "function": {"name": "f", "arguments": "{}"}}
+
+
 def test_a_long_answer_is_folded_in_linear_time():
     entries = log((STARTED, text(*["x" * 20] * 100_000)))
     assert len(whole(entries)["choices"][0]["message"]["content"]) == 2_000_000

@@ -191,6 +191,15 @@ def test_a_strange_chunk_is_passed_over(chunk):
     assert [event["delta"] for event in events if "delta" in event] == ["a"]
 
 
+@pytest.mark.parametrize(("bytes_", "shown"), [([97], [97]), ("a", []), ([None], []), ({}, []), (None, [])])
+def test_bytes_of_a_token_that_are_none_are_left_out(bytes_, shown):
+    token = {"token": "a", "logprob": -1, "bytes": bytes_}
+    chunk = {"choices": [{"delta": {"content": "a"}, "logprobs": {"content": [{**token, "top_logprobs": [token]}]}}]}
+    _, events = fold(head(include=["message.output_text.logprobs"]), LogBuilder().started().chunk(chunk).done())
+    (logprob,) = events[-1]["response"]["output"][0]["content"][0]["logprobs"]
+    assert logprob["bytes"] == logprob["top_logprobs"][0]["bytes"] == shown
+
+
 def test_extras_of_the_upstream_are_left_out():
     extras = {"upstream_response_id": "resp_1", "upstream_sequence_number": 3, "x_other": 1}
     log = (
