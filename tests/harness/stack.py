@@ -128,6 +128,15 @@ class Stack:
         worker.kill()
         self.workers.remove(worker)
 
+    def leave_one_worker(self) -> None:
+        """Have one worker that works, whatever a test did to those there were."""
+        for worker in self.workers[:-1]:
+            self.kill_worker(worker)
+        if self.workers[-1].exit_status is not None:
+            self.kill_worker(self.workers[-1])
+            self.start_worker()
+        self.wait_until_ready(workers=1)
+
     def _name(self, kind: str) -> str:
         self._started[kind] += 1
         return f"{kind}-{self._started[kind]}"

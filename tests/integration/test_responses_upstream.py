@@ -22,12 +22,7 @@ def module_stack(start_module_stack):
 @pytest.fixture
 def relay(module_stack):
     """A stack with one worker, whatever the test before it did to its workers."""
-    for worker in module_stack.workers[:-1]:
-        module_stack.kill_worker(worker)
-    if module_stack.workers[-1].exit_status is not None:
-        module_stack.kill_worker(module_stack.workers[-1])
-        module_stack.start_worker()
-    module_stack.wait_until_ready(workers=1)
+    module_stack.leave_one_worker()
     return module_stack
 
 

@@ -27,12 +27,7 @@ def relay_stack(start_module_stack):
 @pytest.fixture
 def relay(relay_stack):
     """A stack with one worker, whatever the test before it did to its workers."""
-    for worker in relay_stack.workers[:-1]:
-        relay_stack.kill_worker(worker)
-    if relay_stack.workers[-1].exit_status is not None:
-        relay_stack.kill_worker(relay_stack.workers[-1])
-        relay_stack.start_worker()
-    relay_stack.wait_until_ready(workers=1)
+    relay_stack.leave_one_worker()
     return relay_stack
 
 
