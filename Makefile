@@ -22,10 +22,11 @@ up: ## run the whole stack on http://127.0.0.1:8000; Ctrl-C stops it
 install: ## only create .venv, with everything in it
 	@$(DEV)
 
+# Three at a time, on two cores as well: most of the time they wait.
 test: ## run every test
 	@$(DEV)
 	@sh scripts/node.sh
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 fast: ## run the tests that need no server
 	@$(DEV)

@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 _POLL = 0.02
 _LAST_LINES = 5
+_PORTS = range(20_000, 32_768)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OURS = re.compile(r"(?i)PIROPIRO_|OPENAI_|REDIS_URL$|.*_proxy$")
 """Variables of the caller's environment that would change what is measured."""
@@ -93,11 +95,12 @@ def _tail(log: Path) -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A free port of 127.0.0.1, and none of those that Linux gives to connections, which would soon take it."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 async def is_listening(port: int) -> bool:

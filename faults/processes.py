@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_PORTS = range(20_000, 32_768)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OURS = re.compile(r"(?i)PIROPIRO_|OPENAI_|REDIS_URL$|.*_proxy$")
 """Variables of the caller's environment that would change what is tested."""
@@ -25,11 +27,12 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A free port of 127.0.0.1, and none of those that Linux gives to connections, which would soon take it."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Place:

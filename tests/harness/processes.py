@@ -1,23 +1,28 @@
 """Child processes with their output in a file; every one is ended by its own pid."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harness.polling import wait_until
 
 ROOT = Path(__file__).parents[2]
 _SHOWN = 4000
+_PORTS = range(20_000, 32_768)
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A free port of 127.0.0.1, and none of those that Linux gives to connections, which would soon take it."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:
