@@ -30,7 +30,8 @@ Publication: each script publishes what it appended on the channel named like th
 
     <predecessor id> <first id> <length>,<length>,…\n<values, concatenated>
 
-A reader whose top is the predecessor has missed nothing; any other reader reads the stream.
+Chunks go without a predecessor, which is the entry of the number before, and a chunk alone without its length. A reader
+whose top is the predecessor has missed nothing; any other reader reads the stream.
 
 Compaction: a sealed log changes no more, so its many small rows may be replaced by few that hold the same entries
 (`shared.packing`). All reading goes through this module, which gives entries either way, so that no reader can tell,
@@ -52,13 +53,17 @@ from redis.exceptions import NoScriptError, WatchError
 
 from shared import events, keys
 from shared.chat import Chat
-from shared.cursor import ACCEPTED, MAX_PART, START, TERMINAL, EntryId
+from shared.cursor import ACCEPTED, MAX_PART, START, TERMINAL, EntryId, new_tuple
 from shared.events import Entry
-from shared.packing import PACKED, Row, pack_rows, unpack_rows
+from shared.packing import PACKED, Row, cut, pack_rows, unpack_rows
 from shared.wire import Command, Requests
 
+_SPACE = 0x20
 _PAGE = 512
 """Rows that a compaction reads at once, and so the longest run it makes."""
+
+_RUNS = 3
+"""Rows of a compacted log that are read at once: the one that holds the reader's position, and two more."""
 
 _SCRIPT_VALUES = 256
 """Values after which an append goes on in a further script, so that no script holds up the others for long."""
@@ -70,7 +75,8 @@ _WORTHWHILE = 32
 """Rows below which a log is not compacted."""
 
 _COMPACT_BYTES = 524_288
-"""Bytes above which a compacted log stays as it was: a page may fetch all of it, since rows are what Redis counts."""
+"""Bytes above which a compacted log stays as it was: a reader that does not know yet that it is sealed may fetch all of
+it at once, since rows are what Redis counts."""
 
 LUA_PRELUDE = """
 local TERMINAL = '18446744073709551615-18446744073709551615'
@@ -206,17 +212,16 @@ for i = 1, #KEYS, 2 do
   if not is_next or redis.pcall('XADD', log, attempt .. '-' .. first, 'e', ARGV[values])['err'] then
     left[#left + 1] = (i + 1) / 2
   else
-    local lengths, text = #ARGV[values], ARGV[values]
+    local header, text = attempt .. '-' .. first, ARGV[values]
     if count > 1 then
-      lengths = {lengths}
+      local lengths = {#text}
       for n = 1, count - 1 do
         redis.call('XADD', log, attempt .. '-' .. (first + n), 'e', ARGV[values + n])
         lengths[n + 1] = #ARGV[values + n]
       end
-      lengths, text = table.concat(lengths, ','), table.concat(ARGV, '', values, values + count - 1)
+      header, text = header .. ' ' .. table.concat(lengths, ','), table.concat(ARGV, '', values, values + count - 1)
     end
-    redis.call('PUBLISH', log,
-      attempt .. '-' .. (first - 1) .. ' ' .. attempt .. '-' .. first .. ' ' .. lengths .. '\\n' .. text)
+    redis.call('PUBLISH', log, header .. '\\n' .. text)
   end
   at = values + count
 end
@@ -637,9 +642,17 @@ class ChatLog:
         low = EntryId(after.attempt, after.seq + 1) if after.seq < MAX_PART else EntryId(after.attempt + 1, 0)
         return await self.read_from(chat_id, low, count)
 
-    async def read_from(self, chat_id: str, at: EntryId, count: int) -> list[Entry]:
-        """The first `count` entries from `at` on, `at` included; without it in front, the log has lost it."""
-        return unpack_rows(await _rows(self._redis, keys.log(chat_id), str(at), count), at, count)
+    async def read_from(self, chat_id: str, at: EntryId, count: int, *, is_sealed: bool = False) -> list[Entry]:
+        """The first `count` entries from `at` on, `at` included; without it in front, the log has lost it.
+
+        Of a log that is known to be sealed they may be fewer, but two at least if it has them: rows of one that is
+        compacted hold hundreds of entries each, and `count` of them would nearly always be all that is left.
+        """
+        rows = await _rows(self._redis, keys.log(chat_id), str(at), min(count, _RUNS) if is_sealed else count)
+        entries = unpack_rows(rows, at, count)
+        if is_sealed and len(entries) == _RUNS < count:  # it has not been compacted yet
+            entries += await self.read(chat_id, entries[-1].id, count - _RUNS)
+        return entries
 
     async def top(self, chat_id: str) -> EntryId | None:
         """The id of the last entry, or None for a log that does not exist."""
@@ -718,18 +731,16 @@ class Publication(NamedTuple):
     def parse(cls, payload: bytes) -> "Publication":
         """Parse what the scripts publish; the input is trusted."""
         header, _, body = payload.partition(b"\n")
-        predecessor, first, lengths = header.split(b" ")
-        attempt, seq = first_id = EntryId.parse(first)
-        if b"," not in lengths:
-            return cls(EntryId.parse(predecessor), [Entry(first_id, body)])
-        entries, position = list[Entry](), 0
-        for length in map(int, lengths.split(b",")):
-            value = body[position : position + length]
-            position += length
-            is_terminal = value[:1] in events.TERMINAL_KINDS
-            entries.append(Entry(TERMINAL if is_terminal else EntryId(attempt, seq), value))
-            seq += 1
-        return cls(EntryId.parse(predecessor), entries)
+        if _SPACE not in header:
+            attempt, seq = only = EntryId.parse(header)
+            return new_tuple(cls, (new_tuple(EntryId, (attempt, seq - 1)), [new_tuple(Entry, (only, body))]))
+        *before, first, lengths = header.split(b" ")
+        attempt, seq = EntryId.parse(first)
+        predecessor = EntryId.parse(before[0]) if before else EntryId(attempt, seq - 1)
+        entries = [Entry(EntryId(attempt, at), value) for at, value in enumerate(cut(body, lengths), seq)]
+        if entries[-1].value[:1] in events.TERMINAL_KINDS:
+            entries[-1] = Entry(TERMINAL, entries[-1].value)
+        return cls(predecessor, entries)
 
 
 def _append_result(reply: list[bytes] | Exception) -> AppendResult:

@@ -13,8 +13,9 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from struct import Struct
 
-from shared.cursor import EntryId
+from shared.cursor import EntryId, new_tuple
 from shared.events import Entry
 
 FIELD = b"e"
@@ -22,9 +23,6 @@ FIELD = b"e"
 
 PACKED = b"z"
 """The one field of a row that is a run."""
-
-_new = tuple.__new__
-"""Makes a named tuple without a call of Python's own, which for thousands at once is half of the work."""
 
 Row = tuple[bytes, tuple[bytes, bytes]]
 """A stream's row as Redis gives it: the id, then field and value."""
@@ -40,14 +38,19 @@ def pack(values: Sequence[bytes]) -> bytes:
     return zlib.compress(b"%b\n%b" % (lengths.encode(), b"".join(values)), _LEVEL)
 
 
-def unpack(packed: bytes) -> list[bytes]:
+def unpack(packed: bytes) -> tuple[bytes, ...]:
     """The inverse of `pack`; the input is trusted."""
     lengths, _, body = zlib.decompress(packed).partition(b"\n")
-    values, start = list[bytes](), 0
-    for end in accumulate(map(int, lengths.split(b","))):
-        values.append(body[start:end])
-        start = end
-    return values
+    return cut(body, lengths)
+
+
+def cut(body: bytes, lengths: bytes) -> tuple[bytes, ...]:
+    """Values that were concatenated, by their lengths (`3,0,12`); the input is trusted.
+
+    The lengths are nearly a format of `struct`, which cuts five times as fast as slices do.
+    """
+    # Not by the module's function, which would keep the last hundred formats.
+    return Struct(lengths.replace(b",", b"s") + b"s").unpack(body)
 
 
 def pack_rows(rows: Sequence[Row]) -> Iterator[Row]:
@@ -84,7 +87,8 @@ def unpack_rows(rows: Iterable[Row], low: EntryId, count: int | None = None) -> 
             skipped = max(0, low.seq - first) if low.attempt == attempt else 0
             wanted = values[skipped : None if count is None else skipped + count - len(entries)]
             entries += [
-                _new(Entry, (_new(EntryId, (attempt, at)), value)) for at, value in enumerate(wanted, first + skipped)
+                new_tuple(Entry, (new_tuple(EntryId, (attempt, at)), value))
+                for at, value in enumerate(wanted, first + skipped)
             ]
         else:
             entries.append(Entry(last, content))

@@ -79,6 +79,25 @@ async def test_every_cursor_of_a_compacted_log_has_the_same_sequel(log, chat_id)
         assert (await log.look_up(chat_id, entry.id))[1]
 
 
+@pytest.mark.parametrize("is_compacted", [False, True])
+async def test_a_page_of_a_sealed_log_goes_on_from_any_entry(log, chat_id, is_compacted):
+    entries = await all_of(log, chat_id)
+    if is_compacted:
+        assert await log.compact(chat_id)
+    for place, entry in enumerate(entries):
+        page = await log.read_from(chat_id, entry.id, place % 50 + 2, is_sealed=True)
+        assert page == entries[place:][: len(page)]
+        assert min(2, len(entries) - place) <= len(page) <= place % 50 + 2
+
+
+async def test_a_page_of_a_compacted_log_takes_little_of_it_from_the_server(log, queue):
+    chat_id = await create(queue)
+    await attempt(log, chat_id, "A", 1, [b"t%d" % n for n in range(4000)], DONE)
+    assert len(await log.read_from(chat_id, EntryId(1, 1), 3000, is_sealed=True)) == 3000
+    assert await log.compact(chat_id)
+    assert 1000 < len(await log.read_from(chat_id, EntryId(1, 1), 3000, is_sealed=True)) < 2000
+
+
 async def test_an_id_that_never_was_names_no_entry_of_a_compacted_log_either(log, chat_id):
     never = [START, EntryId(0, 2), EntryId(1, 41), EntryId(2, 704), EntryId(3, 0), EntryId(3, 1)]
     never += [EntryId(1, MAX_PART), EntryId(MAX_PART, 5)]

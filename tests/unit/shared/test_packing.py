@@ -28,7 +28,7 @@ def as_stored(rows):
 
 @given(st.lists(VALUES, min_size=1))
 def test_packing_loses_nothing(values):
-    assert unpack(pack(values)) == values
+    assert list(unpack(pack(values))) == values
 
 
 @given(logs(), st.data())
