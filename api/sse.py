@@ -14,6 +14,9 @@ KEEP_ALIVE = b": keep-alive\n"
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _BYTES_LINE_BREAK = re.compile(rb"\r\n|\r|\n")
 _TEXT_CHUNK = Kind.TEXT_CHUNK.value
+_TEXT_MARK = _TEXT_CHUNK[0]
+_LF, _CR = b"\n\r"
+"""As numbers: for a byte among bytes Python looks much faster than for a sequence of one."""
 
 
 class Format(StrEnum):
@@ -26,19 +29,20 @@ class Format(StrEnum):
 _TEXT = Format.TEXT
 
 
-class NativeEncoder(NamedTuple):
-    """The native format as an `api.tail.Encoder`. A tuple, since those of equal value have to be found fast."""
+class _Native(NamedTuple):
+    """A tuple, since those of equal value have to be found fast."""
 
     chat_id: str
     format_: Format
 
-    @property
-    def is_shared(self) -> bool:
-        return True
 
-    @property
-    def is_over(self) -> bool:
-        return False
+class NativeEncoder(_Native):
+    """The native format as an `api.tail.Encoder`."""
+
+    __slots__ = ()
+
+    is_shared = True
+    is_over = False
 
     @property
     def shows_places(self) -> bool:
@@ -46,9 +50,8 @@ class NativeEncoder(NamedTuple):
 
     def frame(self, entry: Entry) -> bytes:
         (attempt, seq), value = entry
-        text = value[1:]
         # Nearly all are bare text in one line, and thousands of them are replayed at once: hence the short way.
-        if value[:1] == _TEXT_CHUNK and self[1] is _TEXT and text and b"\n" not in text and b"\r" not in text:
+        if value[0] == _TEXT_MARK and self[1] is _TEXT and (text := value[1:]) and _LF not in text and _CR not in text:
             return f"id: {self[0]}:{attempt}-{seq}\ndata: ".encode() + text + b"\n\n"
         return frame(self.chat_id, entry, self.format_)
 
@@ -90,7 +93,7 @@ def _text_frame(chat_id: str, entry: Entry, format_: Format) -> bytes:
         return b"event: delta\nid: %b:%d-%d\ndata: %b\n\n" % (chat_id.encode(), attempt, seq, delta)
     if not text:
         return b""
-    if b"\n" in text or b"\r" in text:
+    if _LF in text or _CR in text:
         text = b"\ndata: ".join(_BYTES_LINE_BREAK.split(text))
     return f"id: {chat_id}:{attempt}-{seq}\ndata: ".encode() + text + b"\n\n"
 

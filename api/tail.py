@@ -21,7 +21,7 @@ followers of the chats that they concern are told, by a plain call, and those at
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import itemgetter
@@ -136,7 +136,7 @@ class Follower:
     @property
     def is_at_edge(self) -> bool:
         """Another `take`, with nothing new, would give nothing."""
-        return self.position == self._tail.top != TERMINAL
+        return self.position == self._tail.top != TERMINAL and not self.encoder.is_over
 
     def take(self) -> bytes | Place | Step:
         """What to send next, about as much as one write shall have: frames, or a new place in the queue."""
@@ -230,9 +230,12 @@ def _ignore() -> None:
     """For a follower that nobody waits for."""
 
 
-def _one_write(entries: Iterable[Entry], encoder: Encoder) -> tuple[EntryId, bytes]:
+def _one_write(entries: Sequence[Entry], encoder: Encoder) -> tuple[EntryId, bytes]:
     """The frames of the first entries, about as many as one write shall have, and the last one's id."""
-    frames, size, position, frame = list[bytes](), 0, START, encoder.frame
+    if len(entries) == 1:
+        return entries[0].id, encoder.frame(entries[0])
+    frames: list[bytes] = []  # in short words: each of `list[bytes]()` takes as long as two calls
+    size, position, frame = 0, START, encoder.frame
     for entry in entries:
         encoded = frame(entry)
         frames.append(encoded)
@@ -257,8 +260,7 @@ class Tail:
         self.cancels_when_left = False
         self._tails = tails
         self._log = log
-        self._time = asyncio.get_running_loop().time
-        self.last_heard = self._time()
+        self.last_heard = asyncio.get_running_loop().time()
         self._base = START
         self._entries: list[Entry] = []
         self._bytes = 0
@@ -266,7 +268,7 @@ class Tail:
         """How many of the entries followers were told of, and the last of them."""
         self._runs: dict[tuple[EntryId, Encoder], tuple[EntryId, bytes]] = {}
         self._is_telling = False
-        self._most = self._most_bytes = 0
+        self._most = self._most_bytes = self._trim_at = self._trim_at_bytes = 0
         self._heard = START
         self._is_stale = False
         self._refreshing: asyncio.Task[None] | None = None
@@ -289,29 +291,29 @@ class Tail:
 
         Followers at the same position with equal encoders get the same bytes, which are made once if they can be.
         """
-        run = self._runs.get((position, encoder))
-        if run is None:
-            if position < self._base:
-                return None
-            # Nearly all followers are where they were told of the last news.
-            start = self._told if position == self._told_top else bisect_right(self._entries, position, key=_ID)
-            run = _one_write(self._entries[start:], encoder)
-            if self._is_telling and encoder.is_shared:
-                self._runs[position, encoder] = run
+        is_shared = self._is_telling and encoder.is_shared
+        if is_shared and (run := self._runs.get((position, encoder))):
+            return run
+        if position < self._base:
+            return None
+        # Nearly all followers are where they were told of the last news.
+        start = self._told if position == self._told_top else bisect_right(self._entries, position, key=_ID)
+        run = _one_write(self._entries[start:], encoder)
+        if is_shared:
+            self._runs[position, encoder] = run
         return run
 
     async def read(self, position: EntryId, count: int) -> list[Entry]:
         """The next entries above `position`, from the stream; none if that does not hold the position itself."""
         if position == START:
             return await self._log.read(self.chat_id, position, count)
-        entries = await self._log.read_from(self.chat_id, position, count + 1)
+        entries = await self._log.read_from(self.chat_id, position, count + 1, is_sealed=self.is_sealed)
         return entries[1:] if entries and entries[0].id == position else []
 
     def on_subscribed(self) -> None:
         self.refresh()
 
     def on_message(self, payload: bytes) -> None:
-        self.last_heard = self._time()
         predecessor, entries = Publication.parse(payload)
         top, last = self.top, entries[-1].id
         if predecessor == top:
@@ -387,9 +389,8 @@ class Tail:
     def _extend(self, entries: list[Entry]) -> None:
         if not entries:
             return
-        if len(self._entries) > 2 * self._most or self._bytes > 2 * self._most_bytes:
+        if len(self._entries) > self._trim_at or self._bytes > self._trim_at_bytes:
             self._trim()
-        self._runs.clear()
         self._entries += entries
         for entry in entries:
             self._bytes += len(entry.value)
@@ -413,11 +414,14 @@ class Tail:
 
     def tell_followers(self) -> None:
         """Have them take what is new."""
-        self._is_telling = len(self.followers) > 1
-        for follower in tuple(self.followers):
-            follower.on_more()
-        self._is_telling = False
-        self._runs.clear()
+        if len(self.followers) == 1:
+            next(iter(self.followers)).on_more()
+        else:
+            self._is_telling = True
+            for follower in tuple(self.followers):
+                follower.on_more()
+            self._is_telling = False
+            self._runs.clear()
         self._told, self._told_top = len(self._entries), self._base if self.top is None else self.top
 
     def tell_place(self, position: int | None) -> None:
@@ -440,6 +444,7 @@ class Tail:
     def _share_ring(self) -> None:
         self._most = min(_RING_ENTRIES, len(self.followers) * _SHARE_ENTRIES)
         self._most_bytes = min(_RING_BYTES, len(self.followers) * _SHARE_BYTES)
+        self._trim_at, self._trim_at_bytes = 2 * self._most, 2 * self._most_bytes
 
     def close(self) -> None:
         """End every follower's stream, without a terminal event unless it has had one."""
@@ -483,7 +488,9 @@ class Tails:
 
     def _tell(self) -> None:
         news, self._news = self._news, {}
+        now = asyncio.get_running_loop().time()
         for tail in news:
+            tail.last_heard = now
             tail.tell_followers()
 
     def forget(self, tail: Tail) -> None:

@@ -9,7 +9,7 @@ from redis import exceptions
 
 from api import tail as tail_module
 from api.sse import Format, NativeEncoder, frame
-from api.tail import Tails
+from api.tail import Step, Tails
 from shared import events, keys
 from shared.cursor import ACCEPTED, START, TERMINAL, EntryId
 from shared.events import Entry
@@ -37,8 +37,9 @@ class FakeLog:
         await self._look()
         return [Entry(entry.id, entry.value) for entry in self.entries if entry.id > after][:count]
 
-    async def read_from(self, _chat_id, at, count):
+    async def read_from(self, _chat_id, at, count, *, is_sealed=False):
         await self._look()
+        count = min(count, 3) if is_sealed else count
         return [Entry(entry.id, entry.value) for entry in self.entries if entry.id >= at][:count]
 
     async def top(self, _chat_id):
@@ -571,6 +572,21 @@ async def test_an_encoder_may_end_its_stream_before_the_log_ends():
     assert await drained(follower) == b"1 2 3 "
     assert follower.last_words() == b""
     follower.close()
+
+
+async def test_a_follower_whose_encoder_has_ended_it_at_the_edge_has_more_to_say():
+    replica = Replica()
+    followers = [replica.tails.follow(CHAT, START, Counting(limit)) for limit in (3, 4)]
+    replica.listener.on_subscribed()
+    replica.write(["a"])
+    for follower in followers:
+        while not await follower.next(60):
+            pass
+    assert len(replica.log.entries) == 3
+    assert [follower.is_at_edge for follower in followers] == [False, True]
+    assert [follower.take() for follower in followers] == [Step.OVER, Step.IDLE]
+    for follower in followers:
+        follower.close()
 
 
 async def test_a_stream_that_ends_before_its_log_asks_its_encoder_for_last_words():
