@@ -14,6 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from itertools import accumulate
 
 from shared.connect import FAILURES
 from shared.cursor import EntryId
@@ -151,12 +152,12 @@ class AttemptLog:
 
     def next_batch(self) -> Batch:
         """What to send next: a bounded run of what is not stored, then the terminal entry if that is all."""
-        start, end, size = self._stored, self._stored, 0
-        while end < len(self._values) and end - start < _BATCH_VALUES and size < _BATCH_BYTES:
-            size += len(self._values[end])
-            end += 1
-        terminal = self._terminal if end == len(self._values) else None
-        return Batch(self.chat_id, self.token, self.attempt, self._before, start + 1, self._values[start:end], terminal)
+        start = self._stored
+        values = self._values[start : start + _BATCH_VALUES]
+        if self._pending_bytes > _BATCH_BYTES:
+            values = _fitting(values)
+        terminal = self._terminal if start + len(values) == len(self._values) else None
+        return Batch(self.chat_id, self.token, self.attempt, self._before, start + 1, values, terminal)
 
     def settle(self, batch: Batch, result: Appended | Behind | Sealed | Fenced | Gone) -> None:
         """Take the log's answer to a batch."""
@@ -171,7 +172,7 @@ class AttemptLog:
                 self.lose(result)
 
     def _store(self, seq: int) -> None:
-        if seq >= self._stored:
+        if seq > self._stored:
             self._pending_bytes -= sum(map(len, self._values[self._stored : seq]))
         else:
             self._pending_bytes += sum(map(len, self._values[seq : self._stored]))
@@ -206,8 +207,9 @@ class LogWriter:
         return AttemptLog(chat_id, token, attempt, before, self._mark, on_lost, reclaim)
 
     def _mark(self, log: AttemptLog) -> None:
+        if not self._dirty:
+            self._is_dirty.set()
         self._dirty[log] = None
-        self._is_dirty.set()
 
     async def run(self) -> None:
         """Flush as long as the process lives; ends only by cancellation."""
@@ -255,6 +257,12 @@ class LogWriter:
         if refusal is not None:
             logger.warning("append refused, trying again: %s", refusal.reason)
         return refusal is None
+
+
+def _fitting(values: list[bytes]) -> list[bytes]:
+    """The first of them, up to the one that makes a batch large enough."""
+    sizes = accumulate(map(len, values), initial=0)
+    return [value for value, before in zip(values, sizes, strict=False) if before < _BATCH_BYTES]
 
 
 async def _reclaimed(log: AttemptLog, reply: AppendResult) -> AppendResult:

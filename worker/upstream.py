@@ -21,9 +21,13 @@ import aiohttp
 from shared import json_text
 from shared.endpoint import Endpoint, open_session
 from shared.settings import Settings
+from worker.framing import unframed
 
 _MAX_LINE = 33_554_432
 _MAX_ERROR_BODY = 1_048_576
+_LF, _CR = b"\n\r"
+"""As numbers: for a byte among bytes Python looks much faster than for a sequence of one."""
+
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _MAX_BACKOFF = 8.0
 _MAX_RETRY_AFTER = 60.0
@@ -304,6 +308,9 @@ class _Body(asyncio.Protocol):
 
     It stands between the connection and aiohttp's protocol, which takes the bytes first and leaves what they contain
     in the response's buffer. While the sink is full they stay there, until aiohttp stops reading the connection.
+
+    A read of whole chunks goes past aiohttp if that is between two chunks, and so has missed nothing afterwards. It was
+    if it made of the last read what `unframed` makes of it.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, sink: Sink, stall_timeout: float) -> None:
@@ -315,6 +322,7 @@ class _Body(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
         self._left = b""
+        self._is_between_chunks = False
         self._is_lost = False
         self._is_over = self._loop.create_future()
         """True at the end, False when the sink is full."""
@@ -360,9 +368,18 @@ class _Body(asyncio.Protocol):
         _leave(self._response)
 
     def data_received(self, data: bytes) -> None:
-        """Let aiohttp take the bytes, and pass on what they contain."""
+        """Pass on what the bytes contain; aiohttp takes them out of their framing where that is not plain."""
         self._heard = self._loop.time()
+        is_full, body = self._is_over.done(), unframed(data)
+        if self._is_between_chunks and body is not None and not is_full:
+            self._give(body)
+            return
+        self._is_between_chunks = False
         self._inner.data_received(data)  # type: ignore[union-attr]  # without one, nothing is received
+        if not is_full and self._content.exception() is None:
+            received = self._content.read_nowait()
+            self._is_between_chunks = received == body
+            self._give(received)
         self._take()
 
     def eof_received(self) -> bool | None:
@@ -383,19 +400,28 @@ class _Body(asyncio.Protocol):
         self._inner.resume_writing()  # type: ignore[union-attr]  # the same
 
     def _take(self) -> None:
-        """Pass on what is there, unless the sink is full."""
-        if self._is_over.done():
-            return
+        """Pass on what aiohttp keeps, until the sink is full."""
         try:
-            while not self._decoder.is_done and (data := self._next()):
-                chunks = self._decoder.feed(data)
-                if chunks and not self._sink.take(chunks):
-                    self._is_over.set_result(False)
-                    return
+            # What follows `[DONE]` may be an error, and is nobody's concern.
+            while not (self._is_over.done() or self._decoder.is_done) and (data := self._next()):
+                self._give(data)
+            if self._is_over.done():
+                return
             if self._decoder.is_done or self._content.at_eof():
                 self._is_over.set_result(True)
             elif self._is_lost:
                 raise aiohttp.ServerDisconnectedError  # noqa: TRY301  # aiohttp has not noticed, after a bad framing
+        except Exception as error:  # noqa: BLE001  # raised where the future is awaited
+            self._is_over.set_exception(error)
+
+    def _give(self, data: bytes) -> None:
+        """Pass on `data`, and note if that was all, or all that the sink takes now."""
+        try:
+            chunks = self._decoder.feed(data)
+            if chunks and not self._sink.take(chunks):
+                self._is_over.set_result(False)
+            elif self._decoder.is_done:
+                self._is_over.set_result(True)
         except Exception as error:  # noqa: BLE001  # raised where the future is awaited
             self._is_over.set_exception(error)
 
@@ -440,7 +466,7 @@ class DataDecoder:
             return []
         if not self._rest and not self._data and received.startswith(b"data: {") and received.endswith(b"\n\n"):
             data = received[6:-2]
-            if b"\n" not in data and b"\r" not in data:  # one event, whole, as nearly all reads are
+            if _LF not in data and _CR not in data:  # one event, whole, as nearly all reads are
                 return [data]
         buffer = self._rest + received
         if b"\r" in buffer:

@@ -159,6 +159,17 @@ async def test_what_came_before_a_cut_is_given_even_to_a_sink_that_was_full():
     assert sink.chunks == [b"1", b"2"]
 
 
+async def test_what_a_connection_does_after_done_is_nobodys_concern_even_if_the_sink_was_full():
+    async with running([CHUNKED % b"" + piece(b"data: 1\n\n" + DONE), None]) as server:
+        sink = Sink(size=1)
+        asking = asyncio.create_task(ask(server.url, sink))
+        await wait_until(lambda: sink.chunks)
+        await asyncio.sleep(0.05)  # until the connection has ended
+        sink.more.set()
+        await asking
+    assert sink.chunks == [b"1"]
+
+
 async def test_a_full_sink_stops_the_upstream_and_is_no_stall():
     line = b"data: " + b"x" * 10_000 + b"\n\n"
     async with running([CHUNKED % b"", *[piece(line)] * 2000, piece(DONE), END]) as server:
