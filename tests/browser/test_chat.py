@@ -194,7 +194,7 @@ async def test_a_place_in_the_queue_is_shown(visit, start_stack):
 
 
 async def test_a_whole_visit_leaves_the_console_clean(visit):
-    tab = await visit(fields={"deltas": numbered(100), "interval": 0.02})
+    tab = await visit(fields={"deltas": numbered(100), "interval": 0.05})
     await tab.ask()
     await tab.until_text(20)
     await tab.button("Cut the connection").click()
@@ -213,7 +213,7 @@ async def overflow(tab):
 
 @pytest.mark.parametrize("locale", ["en-US", "ja-JP"])
 async def test_a_phone_shows_everything_in_its_width(visit, locale):
-    long = {"deltas": ["https://example.com/" + "x" * 300, "\n"], "tokens": 60, "interval": 0.03}
+    long = {"deltas": ["https://example.com/" + "x" * 300, "\n"], "tokens": 2000, "interval": 0.03}
     tab = await visit(fields=long, locale=locale, **PHONE)
     assert await overflow(tab) == 0
     await tab.page.locator("#input").fill("y" * 200)
@@ -225,6 +225,7 @@ async def test_a_phone_shows_everything_in_its_width(visit, locale):
     for button in await tab.page.get_by_role("button").all():
         assert (await button.bounding_box())["height"] >= 40
     await tab.page.locator("#cut").click()
+    await tab.page.locator("#stop").click()
     await expect(tab.foot.locator("b")).not_to_be_empty()
     assert await overflow(tab) == 0
 
@@ -242,7 +243,7 @@ async def scroll(tab):
 
 
 async def test_the_page_follows_the_answer_only_while_the_reader_is_at_its_end(visit):
-    tab = await visit(fields={"deltas": ["a line\n"], "tokens": 300, "interval": 0.03})
+    tab = await visit(fields={"deltas": ["a line\n"], "tokens": 1000, "interval": 0.03})
     await tab.ask()
     await tab.until_text(60 * 7)
     top, gap = await scroll(tab)

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DELTAS = numbered(90)
 TEXT = "".join(DELTAS)
-SLOW = {"deltas": DELTAS, "interval": 0.03}
-SLOWER = {"deltas": DELTAS, "interval": 0.06}
+SLOW = {"deltas": DELTAS, "interval": 0.05}
+SLOWER = {"deltas": DELTAS, "interval": 0.1}
 IDENTICAL = "Nothing lost: identical to the log"
 
 

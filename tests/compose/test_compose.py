@@ -39,7 +39,7 @@ async def test_events_arrive_while_the_answer_is_generated(api):
 
 @pytest.mark.parametrize("how", ["stop", "kill", "pause"])
 async def test_a_replica_lost_in_mid_stream_costs_its_client_nothing(project, api, how):
-    async with api.posting(body({"deltas": DELTAS, "interval": 0.03})) as reading:
+    async with api.posting(body({"deltas": DELTAS, "interval": 0.05})) as reading:
         await reading.first(20)
         doomed = await asyncio.to_thread(project.replica_with_stream)
         losing = asyncio.create_task(asyncio.to_thread(project.docker, how, doomed))
@@ -118,7 +118,7 @@ async def test_replicas_and_workers_that_are_added_are_found(project, api):
 
 
 async def test_a_killed_workers_chats_end_well(project, api):
-    posted = body({"deltas": DELTAS, "interval": 0.02})
+    posted = body({"deltas": DELTAS, "interval": 0.05})
     chats = [await api.create(posted) for _ in range(10)]
     await asyncio.gather(*(api.chat_when(chat["id"], "running") for chat in chats))
     project.docker("kill", project.containers("worker")[0])

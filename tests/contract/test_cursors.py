@@ -76,7 +76,7 @@ async def test_a_cursor_wins_over_an_idempotency_key(api, ended, key):
 
 
 async def test_a_post_with_a_cursor_follows_a_running_chat(api, other_api):
-    posted = body({"deltas": numbered(20), "interval": 0.02})
+    posted = body({"deltas": numbered(20), "interval": 0.1})
     async with api.posting(posted) as reading:
         cursor = (await reading.first(3))[2].id
         again = await other_api.ask(posted, last_event_id=cursor)
@@ -100,7 +100,7 @@ async def test_a_cursor_of_one_format_is_good_in_the_other(api, ended):
 
 
 async def test_the_cursor_of_a_chats_json_continues_its_text(api):
-    async with api.posting(body({"deltas": numbered(30), "interval": 0.02})) as reading:
+    async with api.posting(body({"deltas": numbered(30), "interval": 0.1})) as reading:
         await reading.first(5)
         chat = await api.chat(reading.chat_id)
     rest = await api.read(chat["id"], cursor=chat["cursor"])

@@ -14,7 +14,7 @@ POSTS = ("/v1/chat/stream", "/v1/chats")
 
 @pytest.mark.parametrize("status", ["running", "done"])
 async def test_a_repeated_post_streams_the_first_chat(api, other_api, simulator, key, status):
-    posted = body({"key": key, "tokens": 30, "interval": 0.02})
+    posted = body({"key": key, "tokens": 30, "interval": 0.1})
     chat = await api.create(posted, idempotency_key=key)
     await api.chat_when(chat["id"], status)
     again = await other_api.ask(posted, idempotency_key=key)

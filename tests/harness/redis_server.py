@@ -28,6 +28,7 @@ from shared.connect import connect
 SERVICE = "main"
 _SENTINELS = 3
 _DOWN_AFTER_MS = 500
+_PATIENT_DOWN_AFTER_MS = 3000
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +122,9 @@ class Sentinels:
         self.server.client.acl_setuser("default", enabled=True, commands=["-psync", "-sync"])
         self.server.client.client_kill_filter(_type="slave")
         await wait_until(lambda: self.replica.client.info("replication")["master_link_status"] == "down")
+        # They promote no replica that was cut off for ten times as long; what a test does meanwhile may take a while.
+        for client in self.clients:
+            client.sentinel_set(SERVICE, "down-after-milliseconds", _PATIENT_DOWN_AFTER_MS)
 
     async def promoted(self) -> None:
         """Return when the replica is the master, and every sentinel says so."""
@@ -129,7 +133,7 @@ class Sentinels:
             masters = {client.sentinel_get_master_addr_by_name(SERVICE)[1] for client in self.clients}
             return masters == {self.replica.port} and self.replica.client.info("replication")["role"] == "master"
 
-        await wait_until(is_master, 15)
+        await wait_until(is_master, 20)
 
     async def fail_over(self) -> None:
         """Kill the server, and wait until the replica is in its place."""

@@ -27,7 +27,7 @@ class Snapshot:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_a_running_chat_is_healed_by_its_writer(stack, api, other_api, form):
-    async with api.posting(body({"deltas": DELTAS, "interval": 0.02}), form=form) as reading:
+    async with api.posting(body({"deltas": DELTAS, "interval": 0.05}), form=form) as reading:
         await reading.first(20)
         snapshot = Snapshot(stack.server.client, reading.chat_id)
         await reading.first(40)

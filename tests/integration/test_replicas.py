@@ -22,7 +22,7 @@ def one_replica(start_module_stack):
 async def test_a_killed_replica_costs_its_clients_nothing(start_stack, connect):
     stack = start_stack(apis=2)
     doomed, other = (connect(api.url) for api in stack.apis)
-    async with doomed.posting(body({"deltas": numbered(60), "interval": 0.02})) as reading:
+    async with doomed.posting(body({"deltas": numbered(60), "interval": 0.05})) as reading:
         await reading.first(10)
         stack.apis[0].process.kill()
         with pytest.raises(httpx.TransportError):
@@ -66,7 +66,7 @@ async def test_a_replica_told_twice_to_stop_does_not_linger(start_stack, connect
 async def test_a_replica_told_to_stop_ends_its_streams_between_events_and_exits(start_stack, connect):
     stack = start_stack(apis=2)
     leaving, other = (connect(api.url) for api in stack.apis)
-    posted = body({"deltas": numbered(100), "interval": 0.02})
+    posted = body({"deltas": numbered(100), "interval": 0.05})
     async with AsyncExitStack() as streams:
         readings = [await streams.enter_async_context(leaving.posting(posted, form=form)) for form in ("text", "json")]
         for reading in readings:

@@ -122,7 +122,7 @@ async def test_replicas_send_the_same_bytes(api, other_api):
 async def test_a_drained_replica_cuts_its_streams_and_another_has_the_rest(start_stack, connect_openai):
     stack = start_stack(apis=2)
     leaving, other = (connect_openai(api.url) for api in stack.apis)
-    stream = await leaving.responses.create(**asking({"deltas": numbered(100), "interval": 0.02}))
+    stream = await leaving.responses.create(**asking({"deltas": numbered(100), "interval": 0.05}))
     events = await take_deltas(stream, 5)
     exiting = asyncio.create_task(stack.apis[0].process.terminate(within=5))
     events += await take_until_cut(stream)
@@ -136,7 +136,7 @@ async def test_a_drained_replica_cuts_its_streams_and_another_has_the_rest(start
 async def test_a_drained_replica_tells_who_waits_for_the_whole_to_ask_again(start_stack, connect_openai):
     stack = start_stack(apis=2)
     leaving, other = (connect_openai(api.url) for api in stack.apis)
-    options = asking({"deltas": numbered(100), "interval": 0.02}, background=False, stream=False)
+    options = asking({"deltas": numbered(100), "interval": 0.05}, background=False, stream=False)
     options["extra_headers"] = {"Idempotency-Key": "once"}
     waiting = asyncio.create_task(leaving.responses.create(**options))
     again = asyncio.create_task(other.responses.create(**options))

@@ -12,7 +12,7 @@ from harness.sse import raw_of, text_of
 from harness.upstream import changing_upstream
 
 DELTAS = numbered(200)
-SLOW = body({"deltas": DELTAS, "interval": 0.03})
+SLOW = body({"deltas": DELTAS, "interval": 0.05})
 WITHIN = 2.0
 
 
