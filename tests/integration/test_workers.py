@@ -154,10 +154,9 @@ async def test_what_a_stopping_worker_cannot_finish_is_handed_over_and_no_failur
 
 
 async def test_a_frozen_worker_that_wakes_up_cannot_append(relay, api, key):
-    fault = {"kind": "stall", "after": 5, "seconds": 3, "times": 1}
-    posted = body({"key": key, "deltas": numbered(100), "interval": 0.02, "fault": fault})
-    async with api.posting(posted, form="json") as reading:
-        await reading.until(is_under_way)
+    # Its upstream sends on while it is frozen, so that it has something to append when it wakes up.
+    async with api.posting(body({"key": key, "deltas": numbered(100), "interval": 0.1}), form="json") as reading:
+        await reading.first(5)
         frozen = await add_worker(relay, api)
         frozen.signal(signal.SIGSTOP)
         await reading.until(has_restarted)
