@@ -22,6 +22,7 @@ async def test_keep_alives_are_no_events_to_an_independent_decoder(impatient_api
     assert decode_by_oracle(reading.received) == decoded(reading.events)
 
 
-async def test_events_put_off_the_keep_alive(impatient_api):
-    reading = await impatient_api.ask(body({"tokens": 200, "interval": 0.005}))
+async def test_events_put_off_the_keep_alive(start_stack, connect):
+    api = connect(start_stack(keepalive=1).apis[0].url)
+    reading = await api.ask(body({"tokens": 300, "interval": 0.01}))
     assert len(reading.comments) <= 1

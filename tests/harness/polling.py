@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 _INTERVAL = 0.02
 
 
-async def wait_until(condition: Callable[[], Value | Awaitable[Value]], timeout: float = 10.0) -> Value:  # noqa: ASYNC109 - it bounds the polling
+async def wait_until(condition: Callable[[], Value | Awaitable[Value]], timeout: float = 20.0) -> Value:  # noqa: ASYNC109 - it bounds the polling
     """Poll `condition` until it gives something true, and return that; it may be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:

@@ -129,7 +129,7 @@ async def test_a_full_server_refuses_what_is_new_and_lets_what_runs_wait(start_s
     stack = start_stack(workers=2, lease=LEASE)
     api = connect(stack.apis[0].url)
     async with AsyncExitStack() as streams:
-        posted = body({"deltas": DELTAS, "interval": 0.02})
+        posted = body({"deltas": DELTAS, "interval": 0.05})
         readings = [await streams.enter_async_context(api.posting(posted)) for _ in range(6)]
         for reading in readings:
             await reading.first(10)
