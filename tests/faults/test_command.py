@@ -43,8 +43,8 @@ async def processes():
 async def test_whatever_ends_it_leaves_no_process_behind(tmp_path, number, status):
     campaign = await start(tmp_path)
     try:
-        while b"chats ended" not in await campaign.stdout.readline():
-            assert campaign.returncode is None
+        while b"chats ended" not in (line := await campaign.stdout.readline()):
+            assert line, (await campaign.stderr.read()).decode()
         children = [pid for pid, parent in (await processes()).items() if parent == campaign.pid]
         assert len(children) >= 7
         campaign.send_signal(number)
