@@ -127,10 +127,10 @@ async def test_a_client_that_takes_nothing_for_long_is_cut_and_its_follower_clos
 async def test_a_client_that_reads_a_little_now_and_then_gets_everything():
     follower = FakeFollower(b"~" * 1000, 1000)
     loop, received = asyncio.get_running_loop(), bytearray()
-    async with serving(follower, write_timeout=0.3) as (_, port), asking(port) as client:
+    async with serving(follower, write_timeout=1) as (_, port), asking(port) as client:
         while not received.endswith(b"\r\n0\r\n\r\n"):
             received += await loop.sock_recv(client, 20_000)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert received.count(b"~") == 1_000_000
 
 

@@ -19,7 +19,7 @@ async def redis(server_url):
 
 @pytest.fixture
 async def requests(redis):
-    requests = Requests(redis, timeout=0.5)
+    requests = Requests(redis, timeout=2)
     yield requests
     requests.close()
     await asyncio.sleep(0)

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import gzip
-import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -150,7 +149,8 @@ async def test_what_came_before_a_cut_is_given_even_to_a_sink_that_was_full():
     async with running(script) as server:
         sink = Sink(size=1)
         asking = asyncio.create_task(ask(server.url, sink))
-        await asyncio.sleep(0.3)
+        await wait_until(lambda: sink.chunks)
+        await asyncio.sleep(0.3)  # until the connection has been cut
         assert sink.chunks == [b"1"]
         sink.more.set()
         sink.size = 10
@@ -174,8 +174,8 @@ async def test_a_full_sink_stops_the_upstream_and_is_no_stall():
     line = b"data: " + b"x" * 10_000 + b"\n\n"
     async with running([CHUNKED % b"", *[piece(line)] * 2000, piece(DONE), END]) as server:
         sink = Sink(size=3)
-        asking = asyncio.create_task(ask(server.url, sink, stall_timeout=0.2))
-        await asyncio.sleep(0.6)
+        asking = asyncio.create_task(ask(server.url, sink, stall_timeout=1))
+        await asyncio.sleep(1.5)
         assert not asking.done()
         assert server.written < 15_000_000
         sink.size = 10**9
@@ -184,10 +184,10 @@ async def test_a_full_sink_stops_the_upstream_and_is_no_stall():
 
 
 async def test_silence_is_a_stall_and_slow_bytes_are_none():
-    comments = [step for _ in range(4) for step in (piece(b": alive\n"), 0.12)]
+    comments = [step for _ in range(5) for step in (piece(b": alive\n"), 0.3)]
     async with (
         running([CHUNKED % b"", *comments, piece(DONE), END], [CHUNKED % b"", piece(b"data: 1\n\n"), 9]) as server,
-        adapter(server.url, stall_timeout=0.25) as upstream_,
+        adapter(server.url, stall_timeout=1) as upstream_,
     ):
         await upstream_.stream(b"{}", Sink(), GENERATION)
         with pytest.raises(UpstreamError) as raised:
@@ -199,7 +199,7 @@ async def test_silence_is_a_stall_and_slow_bytes_are_none():
 async def test_headers_that_do_not_come_are_a_stall_after_the_retries():
     async with running([9]) as server:
         with pytest.raises(UpstreamError) as raised:
-            await ask(server.url, stall_timeout=0.1)
+            await ask(server.url, stall_timeout=0.5)
     assert raised.value.code == "upstream_stalled"
     assert len(server.requests) == 2
 
@@ -211,11 +211,9 @@ async def test_cancelling_closes_the_connection_at_once():
         while not sink.chunks:
             await asyncio.sleep(0.01)
         asking.cancel()
-        begun = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await server.closed.wait()
-        assert time.monotonic() - begun < 0.1
+        await asyncio.wait_for(server.closed.wait(), 5)  # the server would say nothing for nine
 
 
 async def test_an_error_of_the_sink_ends_the_stream_and_closes_the_connection():
@@ -226,7 +224,7 @@ async def test_an_error_of_the_sink_ends_the_stream_and_closes_the_connection():
     async with running([CHUNKED % b"", piece(b"data: 1\n\n"), 9]) as server, adapter(server.url) as upstream_:
         with pytest.raises(ZeroDivisionError):
             await upstream_.stream(b"{}", Broken(), GENERATION)
-        await asyncio.wait_for(server.closed.wait(), 1)
+        await asyncio.wait_for(server.closed.wait(), 5)
 
 
 ERROR = b'{"error": {"message": "no", "type": "t", "code": 7, "param": "p"}}'
