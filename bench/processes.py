@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import importlib.util
 import os
+import random
 import re
-import secrets
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 _POLL = 0.02
 _LAST_LINES = 5
-_PORTS = range(20_000, 32_768)
+_PORTS = iter(random.SystemRandom().sample(range(20_000, 32_768), 12_768))
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OURS = re.compile(r"(?i)PIROPIRO_|OPENAI_|REDIS_URL$|.*_proxy$")
 """Variables of the caller's environment that would change what is measured."""
@@ -95,12 +96,12 @@ def _tail(log: Path) -> str:
 
 
 def free_port() -> int:
-    """A free port of 127.0.0.1, and none of those that Linux gives to connections, which would soon take it."""
-    while True:
-        port = secrets.choice(_PORTS)
+    """A free port of 127.0.0.1, never the same twice, and none that Linux might give to a connection meanwhile."""
+    for port in _PORTS:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
+    raise OSError(errno.EADDRINUSE, "no port is left")
 
 
 async def is_listening(port: int) -> bool:

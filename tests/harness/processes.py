@@ -1,7 +1,8 @@
 """Child processes with their output in a file; every one is ended by its own pid."""
 
+import errno
 import os
-import secrets
+import random
 import signal
 import socket
 import subprocess
@@ -13,16 +14,21 @@ from harness.polling import wait_until
 
 ROOT = Path(__file__).parents[2]
 _SHOWN = 4000
-_PORTS = range(20_000, 32_768)
+_MINE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ALL = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_OURS = range(20_000 + _MINE, 32_768, _ALL)
+_PORTS = iter(random.SystemRandom().sample(_OURS, len(_OURS)))
+"""Of the ports below those that Linux gives to connections, a share for each process of the tests: a port that one was
+given is in nobody's way until it is bound."""
 
 
 def free_port() -> int:
-    """A free port of 127.0.0.1, and none of those that Linux gives to connections, which would soon take it."""
-    while True:
-        port = secrets.choice(_PORTS)
+    """A free port of 127.0.0.1, never the same twice."""
+    for port in _PORTS:
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
+    raise OSError(errno.EADDRINUSE, "no port is left")
 
 
 class Process:

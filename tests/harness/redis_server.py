@@ -5,7 +5,6 @@ And a server with a replica and sentinels, for tests of what a failover does.
 
 import contextlib
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -34,10 +33,8 @@ _PATIENT_DOWN_AFTER_MS = 3000
 @pytest.fixture(scope="session")
 def server_url():
     """A real server of the tests' own."""
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
         command = [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL)
         try:
