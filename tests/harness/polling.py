@@ -24,7 +24,7 @@ async def wait_until(condition: Callable[[], Value | Awaitable[Value]], timeout:
         await asyncio.sleep(_INTERVAL)
 
 
-def block_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
+def block_until(condition: Callable[[], object], timeout: float = 40.0) -> None:
     """Poll `condition` where nothing else is to run meanwhile."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -106,7 +106,7 @@ def tool_calls_of(reading):
 @pytest.mark.parametrize("deltas", [1, 7, 30])
 @pytest.mark.parametrize("choice", ["restart", "continue"])
 async def test_a_killed_workers_answer_is_resumed(relay, api, simulator, key, deltas, choice):
-    async with api.posting(slow(key), form="json", x_piropiro_on_worker_loss=choice) as reading:
+    async with api.posting(slow(key, interval=0.1), form="json", x_piropiro_on_worker_loss=choice) as reading:
         await reading.until(has(deltas))
         (doomed,) = relay.workers
         relay.start_worker()
@@ -180,7 +180,7 @@ async def test_a_broken_connection_is_no_broken_answer(api, simulator, key, kind
 
 
 async def test_a_stalled_connection_is_given_up_and_the_answer_resumed(start_stack, connect, simulator, key):
-    stack = start_stack(upstream="responses", stall_timeout=0.5)
+    stack = start_stack(upstream="responses", stall_timeout=1)
     fault = {"kind": "stall", "after": 20, "times": 1}
     posted = body({"key": key, "deltas": DELTAS, "fault": fault})
     reading = await connect(stack.apis[0].url).ask(posted, form="json")
@@ -259,7 +259,7 @@ async def test_an_answer_that_can_no_longer_be_streamed_is_waited_for(relay, api
 
 @pytest.mark.parametrize("end", ["drained", "killed"])
 async def test_a_chat_cancelled_between_attempts_has_its_response_cancelled(relay, api, simulator, key, end):
-    async with api.posting(slow(key, interval=0.2), form="json") as reading:
+    async with api.posting(slow(key, interval=0.5), form="json") as reading:
         await reading.until(has(3))
         (leaving,) = relay.workers
         if end == "killed":
@@ -277,7 +277,7 @@ async def test_a_chat_cancelled_between_attempts_has_its_response_cancelled(rela
 
 
 async def test_a_chat_whose_deadline_passes_has_its_response_cancelled(start_stack, connect, simulator, key):
-    stack = start_stack(upstream="responses", job_timeout=1)
+    stack = start_stack(upstream="responses", job_timeout=2)
     reading = await connect(stack.apis[0].url).ask(slow(key, interval=0.5))
     assert reading.events[-1].json["error"]["code"] == "job_timeout"
 
