@@ -203,15 +203,16 @@ async def test_the_stream_ends_with_done_and_has_nothing_but_data(api):
     assert lines[-3:] == [b"data: [DONE]", b"", b""]
 
 
-async def test_an_idle_stream_is_kept_alive_without_an_empty_event(impatient_sdk, impatient_api):
-    script = {"deltas": ["a", "b"], "interval": 0.7}
+async def test_an_idle_stream_is_kept_alive_without_an_empty_event(talkative, talkative_api):
+    script = {"deltas": ["a", "b"], "interval": 1.5}
     asked = body(script, stream=True)
-    async with impatient_api.open("POST", "/v1/chat/completions", json=asked) as reading:
+    async with talkative_api.open("POST", "/v1/chat/completions", json=asked) as reading:
         await reading.rest()
     assert reading.comments
     assert b": keep-alive\ndata: " in reading.received
-    stream = await impatient_sdk.chat.completions.create(**scripted(script), stream=True)
-    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "ab"
+    async with open_client(talkative.apis[0].url) as client:
+        stream = await client.chat.completions.create(**scripted(script), stream=True)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "ab"
 
 
 REFUSED = [

@@ -446,9 +446,9 @@ async def test_the_include_of_a_get_is_accepted(client):
     assert await client.responses.retrieve(response.id, include=["message.output_text.logprobs"])
 
 
-async def test_a_stream_has_no_ids_and_its_comments_dispatch_nothing(impatient, connect, connect_openai):
-    api, client = connect(impatient.apis[0].url), connect_openai(impatient.apis[0].url)
-    body = {"input": "hi", "stream": True, "background": True, **scripted({"deltas": ["a"], "ttft": 0.7})}
+async def test_a_stream_has_no_ids_and_its_comments_dispatch_nothing(talkative, connect, connect_openai):
+    api, client = connect(talkative.apis[0].url), connect_openai(talkative.apis[0].url)
+    body = {"input": "hi", "stream": True, "background": True, **scripted({"deltas": ["a"], "ttft": 1.5})}
     async with api.open("POST", "/v1/responses", json=body) as reading:
         assert reading.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert reading.response.headers["x-chat-id"].startswith("chat_")
@@ -456,7 +456,7 @@ async def test_a_stream_has_no_ids_and_its_comments_dispatch_nothing(impatient, 
     assert reading.comments
     assert all(event.id is None and event.name == event.json["type"] for event in reading.events)
     stream = await client.responses.create(
-        model="any", input="hi", stream=True, extra_body=scripted({"deltas": ["a"], "ttft": 0.7})
+        model="any", input="hi", stream=True, extra_body=scripted({"deltas": ["a"], "ttft": 1.5})
     )
     assert text_of(await events_of(stream)) == "a"
 

@@ -9,7 +9,7 @@ from harness.polling import wait_until
 
 @pytest.fixture(scope="module")
 def forgetful(start_module_stack):
-    return start_module_stack(retention=1)
+    return start_module_stack(retention=2)
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ async def assert_no_trace(forgetful, api, chat_id: str) -> None:
 
 
 async def test_a_done_chat_leaves_no_trace(forgetful, api, key):
+    began = time.monotonic()
     reading = await api.ask(body({"deltas": numbered(10)}), idempotency_key=key)
-    ended = time.monotonic()
     await assert_no_trace(forgetful, api, reading.chat_id)
-    assert time.monotonic() - ended > 0.8
+    assert time.monotonic() - began > 1.9
 
 
 async def test_a_failed_chat_leaves_no_trace(forgetful, api, key):
@@ -96,5 +96,5 @@ async def test_an_idempotency_key_lives_as_long_as_its_chat(api, key):
 
 
 async def test_a_running_chat_does_not_expire(api):
-    reading = await api.ask(body({"deltas": numbered(10), "interval": 0.25}))
+    reading = await api.ask(body({"deltas": numbered(10), "interval": 0.4}))
     assert [event.data for event in reading.events] == [*numbered(10), "[DONE]"]

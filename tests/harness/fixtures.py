@@ -110,6 +110,12 @@ def impatient(start_shared_stack) -> Stack:
     )
 
 
+@pytest.fixture(scope="session")
+def talkative(start_shared_stack) -> Stack:
+    """One replica and one worker with frequent keep-alives."""
+    return start_shared_stack(keepalive=0.2)
+
+
 @asynccontextmanager
 async def connecting() -> AsyncIterator[Callable[[str], Client]]:
     """Make clients, and close them in the end."""
@@ -154,6 +160,12 @@ def other_api(stack, connect) -> Client:
 def impatient_api(impatient, connect) -> Client:
     """A client of the impatient stack's replica."""
     return connect(impatient.apis[0].url)
+
+
+@pytest.fixture
+def talkative_api(talkative, connect) -> Client:
+    """A client of the talkative stack's replica."""
+    return connect(talkative.apis[0].url)
 
 
 @pytest_asyncio.fixture

@@ -40,20 +40,20 @@ async def test_a_running_chat_is_healed_by_its_writer(stack, api, other_api, for
 
 
 async def test_a_cursor_that_the_server_forgot_is_reported(stack, api, other_api):
-    async with api.posting(body({"deltas": DELTAS, "interval": 0.02})) as reading:
+    async with api.posting(body({"deltas": DELTAS, "interval": 0.05})) as reading:
         await reading.first(20)
         snapshot = Snapshot(stack.server.client, reading.chat_id)
         await reading.rest()
     snapshot.restore()
     answer = await other_api.http.get(
-        f"/v1/chats/{reading.chat_id}/stream", headers={"Last-Event-ID": reading.events[60].id}
+        f"/v1/chats/{reading.chat_id}/stream", headers={"Last-Event-ID": reading.events[90].id}
     )
     assert answer.status_code == 410
     assert answer.json()["error"]["code"] == "cursor_lost"
 
 
 async def test_a_chat_whose_end_was_forgotten_ends_again(stack, api):
-    async with api.posting(body({"deltas": DELTAS, "interval": 0.01})) as reading:
+    async with api.posting(body({"deltas": DELTAS, "interval": 0.05})) as reading:
         await reading.first(20)
         snapshot = Snapshot(stack.server.client, reading.chat_id)
         await reading.rest()

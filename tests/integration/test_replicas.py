@@ -134,9 +134,12 @@ async def test_a_late_reader_reads_the_log_once(one_replica, connect):
     api = connect(one_replica.apis[0].url)
     chat = await api.create(body({"deltas": ["x" * 30_000], "tokens": 130}))
     await api.chat_when(chat["id"], "done")
-    before = bytes_sent(one_replica.server)
-    assert len((await api.read(chat["id"])).events) == 131
-    assert bytes_sent(one_replica.server) - before < 2 * 130 * 30_000
+    costs = []
+    for _ in range(2):  # what the worker itself still reads when the chat has ended is in one of them at most
+        before = bytes_sent(one_replica.server)
+        assert len((await api.read(chat["id"])).events) == 131
+        costs.append(bytes_sent(one_replica.server) - before)
+    assert min(costs) < 2 * 130 * 30_000
 
 
 def bytes_sent(server):

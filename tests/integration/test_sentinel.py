@@ -13,12 +13,12 @@ from harness.upstream import changing_upstream
 
 DELTAS = numbered(200)
 SLOW = body({"deltas": DELTAS, "interval": 0.05})
-WITHIN = 2.0
+WITHIN = 4.0  # as in test_redis_outage.py
 
 
 @pytest.fixture
 def stack(start_stack):
-    return start_stack(apis=0, workers=0, lease=1)
+    return start_stack(apis=0, workers=0, lease=2)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ async def test_a_chat_whose_end_was_forgotten_runs_and_ends_again(stack, sentine
         await reading.rest()
     assert reading.events[-1].name == ending
     await sentinels.fail_over()
-    assert (await api.chat(reading.chat_id))["status"] == "running"
+    assert (await api.chat(reading.chat_id))["status"] in ("queued", "running")
     again = await api.read(reading.chat_id)
     assert [event.name for event in again.events if event.name] == ["restart", "done"]
     assert text_of(again.events) == "".join(DELTAS[:60])

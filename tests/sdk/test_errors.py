@@ -183,7 +183,7 @@ def test_a_conversation_that_has_become_too_large(client):
 def test_a_clients_own_time_limit(client):
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.3).chat.completions.create(
-            model="m", messages=USER, extra_body={"simulator": {"ttft": 0.9}}
+            model="m", messages=USER, extra_body={"simulator": {"ttft": 30}}
         )
 
 

@@ -229,7 +229,7 @@ async def test_a_reader_that_falls_behind_the_ring_catches_up_without_loss(monke
 async def test_a_reader_behind_the_ring_goes_on_only_where_its_position_is_still_in_the_stream(monkeypatch, heals):
     monkeypatch.setattr(tail_module, "_RING_ENTRIES", 4)
     monkeypatch.setattr(tail_module, "_RETRY", 0.001)
-    monkeypatch.setattr(tail_module, "HEAL", 0.05)
+    monkeypatch.setattr(tail_module, "HEAL", 60 if heals else 0.05)
     replica = Replica()
     slow = replica.follow()
     replica.listener.on_subscribed()
@@ -348,8 +348,8 @@ async def test_draining_ends_streams_without_a_terminal_event_and_later_ones_at_
 
 async def test_a_log_that_lost_what_was_delivered_ends_its_streams_unless_it_heals(monkeypatch):
     monkeypatch.setattr(tail_module, "_RETRY", 0.001)
-    monkeypatch.setattr(tail_module, "HEAL", 0.05)
     for heals in (True, False):
+        monkeypatch.setattr(tail_module, "HEAL", 60 if heals else 0.05)
         replica = Replica()
         async with reading(replica) as (received, task):
             replica.listener.on_subscribed()

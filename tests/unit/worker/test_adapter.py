@@ -94,7 +94,8 @@ async def test_credentials_in_the_address_are_sent_as_such():
     assert f"Authorization: Basic {base64.b64encode(b'u:p').decode()}\r\n" in head
 
 
-async def test_a_connection_is_used_again_after_done():
+async def test_a_connection_is_used_again_after_done(monkeypatch):
+    monkeypatch.setattr(upstream, "_END_OF_BODY", 10)
     late = [ANSWER[: -len(END)], 0.02, END]
     async with running(late, ANSWER) as server, adapter(server.url) as upstream_:
         for _ in range(3):
